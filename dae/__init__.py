@@ -1,0 +1,1 @@
+"""Convolutional denoising autoencoders: noise, models, training, scoring and the gate that promotes a model."""

@@ -1,0 +1,158 @@
+"""The configuration: frozen, validated models, together a `PipelineConfig`, the training flow's only parameter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dae.noise import Gaussian, Noise, Poisson, SaltAndPepper, Speckle
+from dae.records import Frozen
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+MIN_SIDE = 8
+
+
+class ConfigError(ValueError):
+    """A configuration was refused; the message has one line a field, with its path."""
+
+
+class DataConfig(Frozen):
+    """Where the images come from and how they are split.
+
+    `source` is ``mnist`` (part of the package), ``fashion_mnist``, or the path of an ``.npz``, ``.npy`` or IDX file or of a
+    folder of images; relative paths start at the project's folder.
+    """
+
+    source: Annotated[str, Field(min_length=1)] = "mnist"
+    test_source: str | None = Field(None, description="test images, where the source has none of its own")
+    validation: Literal["test"] | Count | Share = Field(
+        5000, description="held out of the training images by a seeded draw: a number or a share; or the test images"
+    )
+    test: Count | Share | None = Field(
+        None, description="held out as test, where the source has no test images; None: as many as validation"
+    )
+    limit: Count | None = Field(None, description="use only the first images: training and validation together")
+    test_limit: Count | None = Field(None, description="use only the first test images")
+    patch: Annotated[int, Field(ge=MIN_SIDE)] | None = Field(
+        None, description="cut the images of a folder into patches of so many pixels a side"
+    )
+    seed: Seed = 0
+
+
+class NoiseConfig(Frozen):
+    """The mix of noise. Each image gets one kind, drawn by weight; `training` says how often training images get theirs."""
+
+    kinds: tuple[Noise, ...] = Field((Gaussian(), SaltAndPepper(), Poisson(), Speckle()), min_length=1)
+    clip: bool = Field(False, description="clip noisy images to [0, 1]")
+    training: Literal["fresh", "frozen"] = Field("fresh", description="draw training noise every epoch, or once")
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _kinds_differ(self) -> Self:
+        names = [kind.kind for kind in self.kinds]
+        if len(set(names)) < len(names):
+            raise ValueError(f"kinds must differ from one another, received {', '.join(names)}")
+        return self
+
+
+class ModelConfig(Frozen):
+    """The network: ``unet``, which takes images of any size from 8 pixels up, or the ``article``'s, which takes 28x28x1."""
+
+    architecture: Literal["unet", "article"] = "unet"
+    width: Annotated[int, Field(ge=4, le=512)] = Field(48, description="unet: channels at half resolution")
+    blocks: Annotated[int, Field(ge=1, le=32)] = Field(2, description="unet: residual blocks at each stage")
+
+    def require(self, shape: tuple[int, int, int]) -> None:
+        """Refuse an image shape ``(H, W, C)`` the network cannot take.
+
+        Raises
+        ------
+        ConfigError
+            Naming the rule and the shape.
+        """
+        if self.architecture == "article" and shape != (28, 28, 1):
+            raise ConfigError(f"model.architecture article takes images of 28x28x1, received {_times(shape)}")
+        if min(shape[:2]) < MIN_SIDE:
+            raise ConfigError(f"images must be at least {MIN_SIDE} pixels high and wide, received {_times(shape)}")
+
+
+class TrainConfig(Frozen):
+    """The training recipe: mean squared error, Adam, and when to stop."""
+
+    epochs: Count = 3
+    batch_size: Count = 32
+    learning_rate: Positive = 2e-3
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="cosine: decays to 0 at the last step")
+    drop_last: bool = Field(True, description="leave out an epoch's last batch where it would be smaller")
+    patience: Count | None = Field(None, description="stop after so many epochs without a better validation MSE")
+    jit_compile: bool = Field(True, description="compile the training step with XLA")
+    seed: Seed = 0
+
+
+class GateConfig(Frozen):
+    """What a model must show before it is promoted. With nothing asked, nothing is promoted."""
+
+    max_val_mse: Positive | None = Field(0.0069, description="limit of the pooled validation MSE")
+    beat_nothing: bool = Field(True, description="for each kind, at most the validation MSE of doing nothing")
+
+
+class TrackingConfig(Frozen):
+    """Names under which MLflow keeps the runs and the models."""
+
+    experiment: Annotated[str, Field(min_length=1)] = "denoising"
+    model_name: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] = "dae"
+    run_name: str | None = Field(None, description="None: made of the data, the network, the epochs and the seed")
+    resume: str | None = Field(None, description="id of an interrupted run to go on with")
+
+
+class PipelineConfig(Frozen):
+    """Everything a run of the pipeline depends on."""
+
+    data: DataConfig = DataConfig()
+    noise: NoiseConfig = NoiseConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    gate: GateConfig = GateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def run_name(self) -> str:
+        """The run's name: the configured one, or one that says what the run is."""
+        if self.tracking.run_name:
+            return self.tracking.run_name
+        model = f"unet{self.model.width}x{self.model.blocks}" if self.model.architecture == "unet" else "article"
+        return f"{Path(self.data.source).stem}-{model}-{self.train.epochs}ep-seed{self.train.seed}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that bears on the result: all but `tracking`."""
+        return config_sha256(self.model_dump(mode="json", exclude={"tracking"}))
+
+    def flat(self) -> dict[str, str | int | float | bool | None]:
+        """Return every value under its dotted path; a kind of noise stands under its name."""
+        tree = self.model_dump(mode="json")
+        tree["noise"]["kinds"] = {kind.pop("kind"): kind for kind in tree["noise"]["kinds"]}
+        return dict(_leaves(tree))
+
+
+def config_sha256(tree: Any) -> str:
+    """Return the SHA-256 of a JSON tree in canonical form."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return found
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,120 @@
+"""Reading a `PipelineConfig` from YAML and from ``path=value`` settings, with errors that name the field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dae.config import ConfigError, PipelineConfig
+
+
+def load(path: Path | None = None, settings: Iterable[str] = ()) -> PipelineConfig:
+    """Return the configuration of a file, or the default one, with settings applied on top.
+
+    Parameters
+    ----------
+    path : Path, optional
+        A YAML file; what it leaves out has its default.
+    settings : iterable of str
+        Such as ``train.epochs=3`` or ``noise.kinds.0.variance=0.2``; the values are YAML.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, a key is unknown, or a value breaks a rule; one line a field.
+
+    Examples
+    --------
+    >>> load(settings=["train.epochs=7"]).train.epochs
+    7
+    """
+    tree = validate(_read(path) if path else {}).model_dump(mode="json")
+    for setting in settings:
+        _apply(tree, setting)
+    return validate(tree)
+
+
+def validate(tree: Any) -> PipelineConfig:
+    """Return a tree of plain values as a configuration.
+
+    Raises
+    ------
+    ConfigError
+        Naming each field that was refused, why, and what was received.
+    """
+    try:
+        return PipelineConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error))) from None
+
+
+def dump(config: PipelineConfig) -> str:
+    """Return a configuration as YAML that `load` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read(path: Path) -> Any:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{path}: must be a mapping of sections, received {type(tree).__name__}")
+    return tree or {}
+
+
+def _apply(tree: Any, setting: str) -> None:
+    dotted, equals, text = setting.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {setting}: must be PATH=VALUE, such as train.epochs=3")
+    *parents, last = dotted.split(".")
+    for depth, name in enumerate(parents):
+        tree = _step(tree, name, ".".join(parents[: depth + 1]))
+    key = _key(tree, last, dotted)
+    try:
+        tree[key] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{dotted}: the value {text!r} is not YAML: {error}") from error
+
+
+def _step(tree: Any, name: str, path: str) -> Any:
+    below = tree[_key(tree, name, path)]
+    if not isinstance(below, dict | list):
+        raise ConfigError(f"{path}: has no fields of its own")
+    return below
+
+
+def _key(tree: Any, name: str, path: str) -> str | int:
+    if isinstance(tree, list):
+        if not name.isdigit() or int(name) >= len(tree):
+            raise ConfigError(f"{path}: must be a position from 0 to {len(tree) - 1}")
+        return int(name)
+    if name not in tree:
+        raise ConfigError(f"{path}: unknown key; known here: {', '.join(tree)}")
+    return name
+
+
+def _lines(error: ValidationError) -> Sequence[str]:
+    merged: dict[str, list[str]] = {}
+    received: dict[str, Any] = {}
+    for problem in error.errors(include_url=False):
+        path = _path(problem["loc"])
+        text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        merged.setdefault(path, []).append(text[0].lower() + text[1:])
+        received[path] = problem["input"]
+    return [f"{path}: {', or '.join(texts)}; received {received[path]!r}" for path, texts in merged.items()]
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """Return the field's path, without the names pydantic gives the members of a union."""
+    names = [str(name) for name in location]
+    kept = [name for name in names if name.replace("_", "").isalnum()]
+    if len(kept) > 3 and kept[:2] == ["noise", "kinds"]:
+        del kept[3]
+    elif len(kept) > 2 and kept[2] in ("int", "float"):
+        del kept[2:]
+    return ".".join(kept)

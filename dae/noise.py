@@ -1,0 +1,211 @@
+r"""The laws of noise. Each kind is a frozen configuration that is also the function that applies it.
+
+A kind maps clean images ``x``, float32 of shape ``(N, H, W, C)`` in [0, 1], to noisy ones ``y`` of the same shape and dtype,
+drawing from an explicit generator. Nothing is clipped here: `corrupt` does so on request. The default strengths are those of
+"Convolutional Denoising Autoencoders for image noise reduction" (2020).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from dae.records import Frozen
+
+Images = NDArray[np.float32]
+Strength = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class NoiseKind(Frozen, ABC):
+    """A noise law. `weight` is its share of the images among the kinds of a mix."""
+
+    kind: str
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+    @abstractmethod
+    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
+        """Return noisy images for clean ones in [0, 1], both float32 of shape ``(N, H, W, C)``."""
+
+
+class Gaussian(NoiseKind):
+    r"""Additive white Gaussian noise, :math:`y = x + \mathcal{N}(0, \sigma^2)`, independent for every pixel and channel.
+
+    Parameters
+    ----------
+    variance : float
+        :math:`\sigma^2` in squared intensity, above 0.
+
+    Examples
+    --------
+    >>> x = np.full((1, 64, 64, 1), 0.5, np.float32)
+    >>> y = Gaussian(variance=0.01)(x, np.random.default_rng(0))
+    >>> round(float(np.std(y - x)), 2)
+    0.1
+    """
+
+    kind: Literal["gaussian"] = "gaussian"
+    variance: Strength = 0.1
+
+    def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
+        noisy = rng.standard_normal(images.shape, dtype=np.float32)
+        noisy *= np.float32(math.sqrt(self.variance))
+        noisy += images
+        return noisy
+
+
+class SaltAndPepper(NoiseKind):
+    r"""Impulse noise: pixels set to 1 (salt), then others to 0 (pepper).
+
+    Of the :math:`n = HW` pixels, :math:`\lceil a n s \rceil` positions are drawn with replacement and set to 1, then
+    :math:`\lceil a n (1 - s) \rceil` positions to 0. A colour pixel is hit in all its channels.
+
+    Parameters
+    ----------
+    amount : float
+        :math:`a`, the share of positions drawn, in (0, 1].
+    salt_share : float
+        :math:`s`, the share of salt among them, in [0, 1].
+
+    Examples
+    --------
+    >>> y = SaltAndPepper(amount=0.1, salt_share=1.0)(np.zeros((1, 10, 10, 1), np.float32), np.random.default_rng(0))
+    >>> sorted(set(y.ravel().tolist())), int(y.sum()) <= 10
+    ([0.0, 1.0], True)
+    """
+
+    kind: Literal["salt_and_pepper"] = "salt_and_pepper"
+    amount: Annotated[float, Field(gt=0, le=1)] = 0.1
+    salt_share: Annotated[float, Field(ge=0, le=1)] = 0.9
+
+    def counts(self, pixels: int) -> tuple[int, int]:
+        """Return how many salt and pepper positions are drawn in an image of so many pixels."""
+        drawn = self.amount * pixels
+        return math.ceil(drawn * self.salt_share), math.ceil(drawn * (1.0 - self.salt_share))
+
+    def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
+        count, height, width, channels = images.shape
+        noisy = images.reshape(count, height * width, channels).copy()
+        rows = np.arange(count)[:, None]
+        for value, drawn in zip((1, 0), self.counts(height * width), strict=True):
+            positions = rng.integers(height * width, size=(count, drawn), dtype=np.int32)
+            noisy[rows, positions] = value
+        return noisy.reshape(images.shape)
+
+
+class Poisson(NoiseKind):
+    r"""Shot noise, :math:`y = \mathrm{Poisson}(x v) / v` with the peak :math:`v` in photons at intensity 1.
+
+    Parameters
+    ----------
+    peak : float or "grey_levels"
+        :math:`v`, above 0; or from each image by itself, :math:`v = 2^{\lceil \log_2 L \rceil}` with :math:`L` the number of
+        distinct values in it.
+
+    Notes
+    -----
+    ``scikit-image``'s ``random_noise`` counts the distinct values of whatever array it is handed; over a batch that gives
+    another, weaker noise. Here an image's noise never depends on its neighbours in the batch.
+
+    Examples
+    --------
+    >>> x = np.full((1, 64, 64, 1), 0.5, np.float32)
+    >>> y = Poisson(peak=200)(x, np.random.default_rng(0))
+    >>> round(float(np.var(y)), 4)
+    0.0025
+    """
+
+    kind: Literal["poisson"] = "poisson"
+    peak: Strength | Literal["grey_levels"] = "grey_levels"
+
+    def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
+        peaks = grey_level_peaks(images) if self.peak == "grey_levels" else np.full(len(images), self.peak, np.float32)
+        flat = images.reshape(len(images), -1)
+        # Where the expectation is 0 the draw is 0: only lit pixels need one.
+        image, pixel = np.nonzero(flat)
+        peak = peaks[image]
+        noisy = np.zeros_like(flat)
+        noisy[image, pixel] = rng.poisson(flat[image, pixel] * peak) / peak
+        return noisy.reshape(images.shape)
+
+
+class Speckle(NoiseKind):
+    r"""Multiplicative noise, :math:`y = x + x\,\mathcal{N}(0, \sigma^2)`, independent for every pixel and channel.
+
+    Parameters
+    ----------
+    variance : float
+        :math:`\sigma^2`, relative to the intensity, above 0.
+
+    Examples
+    --------
+    >>> float(Speckle()(np.zeros((1, 8, 8, 1), np.float32), np.random.default_rng(0)).max())
+    0.0
+    """
+
+    kind: Literal["speckle"] = "speckle"
+    variance: Strength = 1.0
+
+    def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
+        noisy = rng.standard_normal(images.shape, dtype=np.float32)
+        noisy *= np.float32(math.sqrt(self.variance))
+        noisy += 1
+        noisy *= images
+        return noisy
+
+
+Noise = Annotated[Gaussian | SaltAndPepper | Poisson | Speckle, Field(discriminator="kind")]
+
+
+def grey_level_peaks(images: Images) -> Images:
+    """Return each image's Poisson peak, the power of two at or above its number of distinct values; shape ``(N,)``."""
+    ordered = np.sort(images.reshape(len(images), -1), axis=1)
+    levels = 1 + np.count_nonzero(ordered[:, 1:] != ordered[:, :-1], axis=1)
+    return np.exp2(np.ceil(np.log2(levels))).astype(np.float32)
+
+
+def corrupt(
+    images: Images, kinds: Sequence[NoiseKind], rng: np.random.Generator, *, clip: bool = False
+) -> tuple[Images, NDArray[np.uint8]]:
+    """Add to each image noise of one kind, drawn by weight.
+
+    Parameters
+    ----------
+    images : ndarray of float32, shape (N, H, W, C)
+        Clean images in [0, 1].
+    kinds : sequence of NoiseKind
+        The mix, not empty.
+    rng : numpy.random.Generator
+        Source of every draw.
+    clip : bool
+        Clip the noisy images to [0, 1].
+
+    Returns
+    -------
+    noisy : ndarray of float32, shape (N, H, W, C)
+    drawn : ndarray of uint8, shape (N,)
+        Index into `kinds` of what each image got.
+
+    Raises
+    ------
+    ValueError
+        If `images` is not a float32 array of rank 4, or `kinds` is empty.
+    """
+    if images.ndim != 4 or images.dtype != np.float32:
+        raise ValueError(
+            f"images must be float32 of shape (N, H, W, C), received {images.dtype} of shape {images.shape}"
+        )
+    if not kinds:
+        raise ValueError("kinds must name at least one kind of noise, received none")
+    weights = np.array([kind.weight for kind in kinds])
+    drawn = rng.choice(len(kinds), size=len(images), p=weights / weights.sum()).astype(np.uint8)
+    noisy = np.empty_like(images)
+    for index, kind in enumerate(kinds):
+        chosen = np.flatnonzero(drawn == index)
+        noisy[chosen] = kind(images[chosen], rng)
+    return (np.clip(noisy, 0, 1, out=noisy) if clip else noisy), drawn
