@@ -1,0 +1,133 @@
+"""Corrupt: noise is drawn over stored image sets, once and pinned by digest, or fresh for every epoch of training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dae import data, rng, store
+from dae.config import NoiseConfig, config_sha256
+from dae.noise import Images, corrupt
+from dae.pixels import DataError
+from dae.records import ImageSet, ImageSets, NoisySet, NoisySets
+
+LAYOUT = 1
+"""Version of the draw and of what a folder holds; a change makes corrupt start anew."""
+WORKERS = 2
+
+
+def corrupt_sets(images: ImageSets, config: NoiseConfig) -> NoisySets:
+    """Draw the noise of the validation and test sets, and of the training set where it is frozen.
+
+    The noise of a set depends on its pixels' digest, the noise configuration and the split's name alone. Where validation is
+    the test set, both share one draw.
+    """
+    test = freeze(images.test, config, "test")
+    same = images.validation == images.test
+    return NoisySets(
+        train=freeze(images.train, config, "train") if config.training == "frozen" else None,
+        validation=test if same else freeze(images.validation, config, "validation"),
+        test=test,
+    )
+
+
+def freeze(images: ImageSet, config: NoiseConfig, split: str) -> NoisySet:
+    """Store one draw of noise over a set, or find it stored already.
+
+    Parameters
+    ----------
+    images : ImageSet
+    config : NoiseConfig
+    split : str
+        Name of the stream the noise is drawn from.
+
+    Returns
+    -------
+    NoisySet
+    """
+    digest = config_sha256({"layout": LAYOUT, "images": images.sha256, "noise": _law(config), "split": split})
+    target = store.cache() / "noisy" / digest[:16]
+    if not target.is_dir():
+        with store.publish(target) as draft:
+            sha256 = _write(images, config, split, draft)
+            store.write_text(draft / "manifest.json", json.dumps({"split": split, "sha256": sha256, "noise": _law(config)}))
+    return NoisySet(
+        clean=images,
+        path=str(target / "noisy.npy"),
+        kinds_path=str(target / "kinds.npy"),
+        kinds=tuple(kind.kind for kind in config.kinds),
+        sha256=json.loads((target / "manifest.json").read_text())["sha256"],
+    )
+
+
+def fresh(
+    images: ImageSet, rows: NDArray[np.intp], config: NoiseConfig, seed: int, epoch: int, block: int
+) -> tuple[Images, Images]:
+    """Return the noisy and the clean images of one block of a training epoch, float32 of shape ``(n, H, W, C)``.
+
+    The noise is drawn from the stream of this epoch and block, whatever was drawn before.
+    """
+    clean = data.read(images, rows)
+    noisy, _ = corrupt(clean, config.kinds, rng.stream(seed, "noise", "train", epoch, block), clip=config.clip)
+    return noisy, clean
+
+
+def read_block(noisy: NoisySet, rows: slice | NDArray[np.intp]) -> tuple[Images, Images, NDArray[np.uint8]]:
+    """Return noisy images, clean images and kinds of some rows of a stored set."""
+    return (
+        np.array(np.load(noisy.path, mmap_mode="r")[rows]),
+        data.read(noisy.clean, rows),
+        np.array(np.load(noisy.kinds_path, mmap_mode="r")[rows]),
+    )
+
+
+def verify(noisy: NoisySet) -> None:
+    """Check the stored pixels, clean and noisy, against their digests.
+
+    Raises
+    ------
+    DataError
+        If a byte differs or a file is missing or cut short.
+    """
+    try:
+        stored = np.load(noisy.path, mmap_mode="r"), np.load(noisy.kinds_path, mmap_mode="r")
+        found = store.array_sha256(*stored), store.array_sha256(np.load(noisy.clean.path, mmap_mode="r"))
+    except (OSError, ValueError) as error:
+        raise DataError(Path(noisy.path).parent, "must hold the stored noisy set; delete it to draw it again", str(error)) from error
+    for path, expected, digest in zip((noisy.path, noisy.clean.path), (noisy.sha256, noisy.clean.sha256), found, strict=True):
+        if digest != expected:
+            rule = f"pixels must have SHA-256 {expected}; delete the folder to make them again"
+            raise DataError(path, rule, digest)
+
+
+def _law(config: NoiseConfig) -> dict[str, object]:
+    return config.model_dump(mode="json", exclude={"training"})
+
+
+def _write(images: ImageSet, config: NoiseConfig, split: str, folder: Path) -> str:
+    noisy = np.lib.format.open_memmap(folder / "noisy.npy", "w+", np.float32, (images.count, *images.shape))
+    kinds = np.lib.format.open_memmap(folder / "kinds.npy", "w+", np.uint8, (images.count,))
+
+    def draw(part: tuple[int, slice]) -> None:
+        block, rows = part
+        stream = rng.stream(config.seed, "noise", split, block)
+        noisy[rows], kinds[rows] = corrupt(data.read(images, rows), config.kinds, stream, clip=config.clip)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for _ in pool.map(draw, data.blocks(images.count)):
+            pass
+    noisy.flush()
+    kinds.flush()
+    return store.array_sha256(noisy, kinds)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Iterator[NDArray[np.intp]]:
+    """Yield the rows of each block of an epoch, in that epoch's seeded order."""
+    order = rng.stream(seed, "shuffle", epoch).permutation(count)
+    for _, rows in data.blocks(count):
+        yield order[rows]

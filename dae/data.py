@@ -1,0 +1,163 @@
+"""Ingest: an image source becomes three content-addressed image sets on disk, uint8, split by a seeded draw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dae import rng, store
+from dae.config import DataConfig, config_sha256
+from dae.pixels import BLOCK, Block, DataError
+from dae.records import ImageSet, ImageSets
+from dae.sources import Part, Source, open_source
+
+LAYOUT = 1
+"""Version of what a folder holds; a change makes ingest start anew."""
+
+
+def ingest(config: DataConfig) -> ImageSets:
+    """Read, check, split and store the images of a source, or find them stored already.
+
+    Parameters
+    ----------
+    config : DataConfig
+
+    Returns
+    -------
+    ImageSets
+        In a folder of the cache named after the bytes of the source and the configuration.
+
+    Raises
+    ------
+    DataError
+        If a file breaks a rule, or more is held out than there is. Nothing is left behind.
+    """
+    source = open_source(config)
+    digest = config_sha256(
+        {
+            "layout": LAYOUT,
+            "files": [store.file_sha256(file) for file in source.files],
+            "config": config.model_dump(mode="json", exclude={"source", "test_source"}),
+        }
+    )
+    target = store.cache() / "images" / digest[:16]
+    if not target.is_dir():
+        with store.publish(target) as draft:
+            manifest = {"source": source.name, "digest": digest} | _write_splits(source, config, draft)
+            store.write_text(draft / "manifest.json", json.dumps(manifest, indent=2))
+    return _read_manifest(target)
+
+
+def read(images: ImageSet, rows: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
+    """Return some images of a set as float32 in [0, 1], shape ``(n, H, W, C)``.
+
+    The file is mapped anew each time, so that pages once read do not count against the process.
+    """
+    pixels = np.load(images.path, mmap_mode="r")[rows].astype(np.float32)
+    pixels /= np.float32(255)
+    return pixels
+
+
+def blocks(count: int, size: int = rng.BLOCK) -> Iterator[tuple[int, slice]]:
+    """Yield the number and the rows of each block of `size` images.
+
+    Examples
+    --------
+    >>> list(blocks(5, 3))
+    [(0, slice(0, 3, None)), (1, slice(3, 5, None))]
+    """
+    for block, start in enumerate(range(0, count, size)):
+        yield block, slice(start, min(start + size, count))
+
+
+def _write_splits(source: Source, config: DataConfig, folder: Path) -> dict[str, object]:
+    pool, groups = _gather(source.train, folder / "pool.raw", config.limit, source.name)
+    held: dict[str, NDArray[np.intp]] = {}
+    left = np.arange(len(pool))
+    if config.validation != "test":
+        held["validation"] = _hold_out(left, groups, config.validation, config.seed, "validation")
+    if source.test is None:
+        if config.validation == "test" and config.test is None:
+            raise DataError(source.name, "with data.validation = test, a source without test images needs data.test", "none")
+        held["test"] = _hold_out(
+            np.setdiff1d(left, held.get("validation", left[:0])), groups, config.test or config.validation, config.seed, "test"
+        )
+    taken = np.concatenate([*held.values(), left[:0]])
+    splits = {"train": (pool, np.setdiff1d(left, taken))} | {name: (pool, rows) for name, rows in held.items()}
+    if source.test is not None:
+        test, _ = _gather(source.test, folder / "test.raw", config.test_limit, source.name)
+        if test.shape[1:] != pool.shape[1:]:
+            raise DataError(source.name, f"test images must be {pool.shape[1:]} as the training images are", f"{test.shape[1:]}")
+        splits["test"] = (test, np.arange(len(test)))
+    manifest = {name: _write(folder / f"{name}.npy", images, rows) for name, (images, rows) in splits.items()}
+    for raw in folder.glob("*.raw"):
+        raw.unlink()
+    return manifest | ({"validation": manifest["test"]} if config.validation == "test" else {})
+
+
+def _gather(part: Part, raw: Path, limit: int | None, name: str) -> tuple[Block, NDArray[np.intp]]:
+    """Copy a part's images to a raw file; return them mapped, with the number of the group each belongs to."""
+    shape: tuple[int, ...] = ()
+    groups: list[NDArray[np.intp]] = []
+    count = 0
+    with raw.open("wb") as file:
+        for number, block in enumerate(part.blocks()):
+            block = block[: None if limit is None else limit - count]
+            shape = block.shape[1:]
+            groups.append(np.full(len(block), number) if part.grouped else np.arange(count, count + len(block)))
+            file.write(np.ascontiguousarray(block).data)
+            count += len(block)
+            if count == limit:
+                break
+    if count == 0:
+        raise DataError(name, "must hold at least one image", "none")
+    return np.memmap(raw, np.uint8, "r", shape=(count, *shape)), np.concatenate(groups)
+
+
+def _hold_out(
+    rows: NDArray[np.intp], groups: NDArray[np.intp], wanted: int | float, seed: int, name: str
+) -> NDArray[np.intp]:
+    """Draw whole groups until at least `wanted` rows are held out; at least one group must remain."""
+    count = wanted if isinstance(wanted, int) else max(1, round(wanted * len(groups)))
+    present = np.unique(groups[rows])
+    drawn = rng.stream(seed, "split", name).permutation(present)
+    sizes = np.cumsum(np.bincount(groups[rows], minlength=int(groups.max()) + 1)[drawn])
+    needed = int(np.searchsorted(sizes, count)) + 1
+    if needed >= len(present):
+        rule = f"data.{name} = {wanted} must leave images (of other files, where they are cut) to train on"
+        raise DataError(f"data.{name}", rule, f"{len(rows)} images to draw from")
+    return rows[np.isin(groups[rows], drawn[:needed])]
+
+
+def _write(path: Path, images: Block, rows: NDArray[np.intp]) -> dict[str, object]:
+    shape = (len(rows), *images.shape[1:])
+    out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    for _, part in blocks(len(rows), BLOCK):
+        out[part] = images[rows[part]]
+    out.flush()
+    return {"sha256": store.array_sha256(out), "shape": shape}
+
+
+def _read_manifest(folder: Path) -> ImageSets:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        splits = {name: _image_set(folder, name, manifest) for name in ("train", "validation", "test")}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(folder, "must hold what ingest stored; delete the folder to make it again", str(error)) from error
+    return ImageSets(source=manifest["source"], digest=manifest["digest"], **splits)
+
+
+def _image_set(folder: Path, name: str, manifest: dict[str, dict[str, Sequence[int]]]) -> ImageSet:
+    same_as_test = manifest[name] == manifest["test"]
+    path = folder / ("test.npy" if same_as_test else f"{name}.npy")
+    stored = np.load(path, mmap_mode="r")
+    if stored.shape != tuple(manifest[name]["shape"]) or stored.dtype != np.uint8:
+        raise ValueError(f"{path.name}: {stored.dtype} of shape {stored.shape}")
+    count, height, width, channels = stored.shape
+    return ImageSet(
+        path=str(path), sha256=str(manifest[name]["sha256"]), count=count, height=height, width=width, channels=channels
+    )

@@ -1,0 +1,123 @@
+"""Folders of image files: PNG, JPEG and TIFF of 8 or 16 bits, grey or RGB, whole or cut into patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dae.pixels import BLOCK, Block, DataError, as_uint8
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I;16L": "I;16", "I": "I;16", "RGB": "RGB", "P": "RGB"}
+
+
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """Return the image files below a folder, sorted by path.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    files = tuple(sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()))
+    if not files:
+        raise DataError(folder, "must hold PNG, JPEG or TIFF images", "none")
+    return files
+
+
+def read_image(path: Path) -> NDArray[np.generic]:
+    """Return one image as uint8 or uint16, shape ``(H, W, C)`` with C 1 or 3.
+
+    Raises
+    ------
+    DataError
+        If it cannot be decoded, or is neither grey nor RGB.
+    """
+    from PIL import Image
+
+    try:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            import tifffile
+
+            pixels = np.asarray(tifffile.imread(path))
+        else:
+            with Image.open(path) as image:
+                mode = MODES.get(image.mode)
+                found = image.mode
+                pixels = np.asarray(image.convert(mode)) if mode else np.empty(0)
+            if mode is None:
+                raise DataError(path, "must be grey or RGB, without transparency", f"mode {found}")
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise whatever the damage makes them
+        raise DataError(path, "must be a readable image", f"{type(error).__name__}: {error}") from error
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        raise DataError(path, "must be one grey or RGB image", f"shape {pixels.shape}")
+    return pixels
+
+
+def cut(image: Block, patch: int, path: Path) -> Block:
+    """Return an image's patches, side by side from the top left; what is left at the right and the bottom is dropped.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, C)
+    patch : int
+        Side of a patch in pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, patch, patch, C)
+
+    Raises
+    ------
+    DataError
+        If the image is smaller than one patch.
+
+    Examples
+    --------
+    >>> cut(np.zeros((20, 30, 1), np.uint8), 10, Path("a.png")).shape
+    (6, 10, 10, 1)
+    """
+    height, width, channels = image.shape
+    if min(height, width) < patch:
+        raise DataError(path, f"must be at least data.patch = {patch} pixels high and wide", f"{height}x{width}")
+    rows, columns = height // patch, width // patch
+    grid = image[: rows * patch, : columns * patch].reshape(rows, patch, columns, patch, channels)
+    return grid.swapaxes(1, 2).reshape(-1, patch, patch, channels)
+
+
+def blocks(files: tuple[Path, ...], patch: int | None) -> Iterator[Block]:
+    """Yield the images of a folder in blocks; with `patch`, one block of patches a file.
+
+    Raises
+    ------
+    DataError
+        On an unreadable image, or one of another size or number of channels than the first.
+    """
+    first: tuple[int, ...] | None = None
+    gathered: list[Block] = []
+    for path in files:
+        image = as_uint8(path, read_image(path)[None])[0]
+        made = image[None] if patch is None else cut(image, patch, path)
+        first = first or made.shape[1:]
+        if made.shape[1:] != first:
+            rule = f"must be {_size(first)} as {files[0].name} is, or be cut by data.patch"
+            raise DataError(path, rule, _size(made.shape[1:]))
+        if patch is not None:
+            yield made
+            continue
+        gathered.append(made)
+        if len(gathered) == BLOCK:
+            yield np.concatenate(gathered)
+            gathered = []
+    if gathered:
+        yield np.concatenate(gathered)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]} with {shape[2]} channel{'s' if shape[2] > 1 else ''}"

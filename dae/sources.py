@@ -1,0 +1,176 @@
+"""Readers of image sources: the bundled MNIST, Keras's Fashion-MNIST, array files, IDX files, folders of images.
+
+A reader yields blocks of uint8 images of shape ``(n, H, W, C)`` and never holds a whole large source in memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dae import folder, store
+from dae.config import DataConfig
+from dae.pixels import BLOCK, Block, DataError, as_uint8
+
+MNIST = Path(__file__).parent / "assets" / "mnist.npz"
+MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
+READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of one part of a source. Where `grouped`, a block is one file's patches, which a split keeps together."""
+
+    blocks: Callable[[], Iterator[Block]]
+    grouped: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source: its name, the files whose bytes identify it, and its parts."""
+
+    name: str
+    files: tuple[Path, ...]
+    train: Part
+    test: Part | None = None
+
+
+def open_source(config: DataConfig) -> Source:
+    """Find the reader for a configuration.
+
+    Raises
+    ------
+    DataError
+        If the source does not exist, has a suffix no reader takes, or is the bundled file damaged.
+    """
+    source = _open(config.source, config)
+    if config.test_source is None:
+        return source
+    test = _open(config.test_source, config)
+    return Source(source.name, source.files + test.files, source.train, test.train)
+
+
+def _open(spec: str, config: DataConfig) -> Source:
+    if spec == "mnist":
+        return _mnist()
+    if spec == "fashion_mnist":
+        return _fashion_mnist()
+    path = Path(spec).expanduser()
+    path = path if path.is_absolute() else store.home() / path
+    if path.is_dir():
+        files = folder.image_files(path)
+        return Source(path.name, files, Part(lambda: folder.blocks(files, config.patch), config.patch is not None))
+    if not path.exists():
+        raise DataError(path, "data.source must be mnist, fashion_mnist, a file or a folder", "no such path")
+    if config.patch is not None:
+        raise DataError(path, "data.patch applies to folders of images", f"a file and patch = {config.patch}")
+    if path.suffix == ".npz":
+        return _npz(path, path.stem)
+    if path.suffix == ".npy":
+        return Source(path.stem, (path,), Part(lambda: _npy_blocks(path)))
+    if path.suffix in (".gz", "") or "idx" in path.suffix or "ubyte" in path.name:
+        return Source(path.name, (path,), Part(lambda: _idx_blocks(path)))
+    raise DataError(path, "a file must be .npz, .npy, an IDX file or its .gz", f"suffix {path.suffix!r}")
+
+
+def _mnist() -> Source:
+    found = store.file_sha256(MNIST)
+    if found != MNIST_SHA256:
+        raise DataError(MNIST, f"SHA-256 must be {MNIST_SHA256}; restore the file", f"{found}: truncated or corrupt")
+    return _npz(MNIST, "mnist")
+
+
+def _fashion_mnist() -> Source:
+    import keras
+
+    names = [f"{part}-{what}.gz" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    target = Path(keras.config.keras_home()) / "datasets" / "fashion-mnist"
+    try:
+        keras.datasets.fashion_mnist.load_data()
+    except Exception as error:  # the loader raises what urllib, gzip or NumPy raised
+        rule = f"fashion_mnist needs {', '.join(names)}; without a network put them into that folder"
+        raise DataError(target, rule, f"{type(error).__name__}: {error}") from error
+    train, test = target / names[0], target / names[2]
+    return Source("fashion_mnist", (train, test), Part(lambda: _idx_blocks(train)), Part(lambda: _idx_blocks(test)))
+
+
+def _npz(path: Path, name: str) -> Source:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member.removesuffix(".npy") for member in archive.namelist()]
+    except READ_ERRORS as error:
+        raise DataError(path, "must be a NumPy .npz archive", str(error)) from error
+    images = [member for member in members if member.startswith("x_")] or members
+    if "x_train" in images:
+        test = Part(lambda: _npz_blocks(path, "x_test")) if "x_test" in images else None
+        return Source(name, (path,), Part(lambda: _npz_blocks(path, "x_train")), test)
+    if len(images) != 1:
+        raise DataError(path, "must hold x_train (and x_test), or a single array", f"arrays {', '.join(members) or 'none'}")
+    return Source(name, (path,), Part(lambda: _npz_blocks(path, images[0])))
+
+
+def _npy_blocks(path: Path) -> Iterator[Block]:
+    with path.open("rb") as file:
+        yield from _stream(path, file)
+        if file.read(1):
+            raise DataError(path, "must end with the array's last element", "bytes beyond it")
+
+
+def _npz_blocks(path: Path, member: str) -> Iterator[Block]:
+    with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as file:
+        yield from _stream(path, file, member)
+
+
+def _stream(path: Path, file: IO[bytes], member: str = "") -> Iterator[Block]:
+    """Yield blocks of a ``.npy`` stream, which may lie inside an archive."""
+    where = path / member if member else path
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+    except READ_ERRORS as error:
+        raise DataError(where, "must be a NumPy array file", str(error)) from error
+    if fortran or dtype.hasobject:
+        raise DataError(where, "must be a plain array in C order", "objects" if dtype.hasobject else "Fortran order")
+    yield from _rows(where, file, shape, dtype)
+
+
+def _rows(path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[Block]:  # type: ignore[type-arg]
+    as_uint8(path, np.empty((0, *shape[1:]), dtype))  # refuses a wrong rank or dtype before any byte is read
+    row = math.prod(shape[1:]) * dtype.itemsize
+    for start in range(0, shape[0], BLOCK):
+        count = min(BLOCK, shape[0] - start)
+        try:
+            content = file.read(count * row)
+        except READ_ERRORS as error:
+            raise DataError(path, "must be whole", f"corrupt data: {error}") from error
+        if len(content) < count * row:
+            found = f"truncated data: only {start + len(content) // row} whole images"
+            raise DataError(path, f"must hold the {shape[0]} images its header names", found)
+        yield as_uint8(path, np.frombuffer(content, dtype).reshape(count, *shape[1:]), start)
+
+
+IDX_DTYPES = {0x08: ">u1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def _idx_blocks(path: Path) -> Iterator[Block]:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        try:
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_DTYPES:
+                raise ValueError(f"first bytes {magic.hex() or 'none'}")
+            shape: NDArray[np.uint32] = np.frombuffer(file.read(4 * magic[3]), ">u4", count=magic[3])
+        except READ_ERRORS as error:
+            raise DataError(path, "must be an IDX file or its .gz", str(error)) from error
+        yield from _rows(path, file, tuple(shape.tolist()), np.dtype(IDX_DTYPES[magic[2]]))
+        if file.read(1):
+            raise DataError(path, f"must end after the {shape[0]} images its header names", "bytes beyond them")
