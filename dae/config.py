@@ -54,6 +54,11 @@ class NoiseConfig(Frozen):
     training: Literal["fresh", "frozen"] = Field("fresh", description="draw training noise every epoch, or once")
     seed: Seed = 0
 
+    def shares(self) -> list[tuple[Noise, float]]:
+        """Return each kind with its share of the images."""
+        total = sum(kind.weight for kind in self.kinds)
+        return [(kind, kind.weight / total) for kind in self.kinds]
+
     @model_validator(mode="after")
     def _kinds_differ(self) -> Self:
         names = [kind.kind for kind in self.kinds]
@@ -67,7 +72,9 @@ class ModelConfig(Frozen):
 
     architecture: Literal["unet", "article"] = "unet"
     width: Annotated[int, Field(ge=4, le=512)] = Field(48, description="unet: channels at half resolution")
-    blocks: Annotated[int, Field(ge=1, le=32)] = Field(2, description="unet: residual blocks at each stage")
+    deep_width: Annotated[int, Field(ge=4, le=512)] = Field(64, description="unet: channels at quarter resolution")
+    blocks: Annotated[int, Field(ge=1, le=32)] = Field(1, description="unet: residual blocks at half resolution, each way")
+    deep_blocks: Annotated[int, Field(ge=1, le=32)] = Field(2, description="unet: residual blocks at quarter resolution")
 
     def require(self, shape: tuple[int, int, int]) -> None:
         """Refuse an image shape ``(H, W, C)`` the network cannot take.
@@ -86,13 +93,18 @@ class ModelConfig(Frozen):
 class TrainConfig(Frozen):
     """The training recipe: mean squared error, Adam, and when to stop."""
 
-    epochs: Count = 3
+    epochs: Count = 8
     batch_size: Count = 32
-    learning_rate: Positive = 2e-3
+    steps_per_epoch: Count | None = Field(
+        300, description="batches from one validation to the next; None: one pass over the training images"
+    )
+    learning_rate: Positive = 6e-3
+    beta_2: Share = Field(0.99, description="Adam's decay rate of the second moment")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="cosine: decays to 0 at the last step")
-    drop_last: bool = Field(True, description="leave out an epoch's last batch where it would be smaller")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="cosine: share of the steps to rise from 0")
+    drop_last: bool = Field(True, description="leave out a pass's last batch where it would be smaller")
     patience: Count | None = Field(None, description="stop after so many epochs without a better validation MSE")
-    jit_compile: bool = Field(True, description="compile the training step with XLA")
+    jit_compile: bool = Field(False, description="compile the training step with XLA")
     seed: Seed = 0
 
 
@@ -127,7 +139,7 @@ class PipelineConfig(Frozen):
         """The run's name: the configured one, or one that says what the run is."""
         if self.tracking.run_name:
             return self.tracking.run_name
-        model = f"unet{self.model.width}x{self.model.blocks}" if self.model.architecture == "unet" else "article"
+        model = f"unet{self.model.width}" if self.model.architecture == "unet" else "article"
         return f"{Path(self.data.source).stem}-{model}-{self.train.epochs}ep-seed{self.train.seed}"
 
     @property

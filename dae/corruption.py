@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ from dae.noise import Images, corrupt
 from dae.pixels import DataError
 from dae.records import ImageSet, ImageSets, NoisySet, NoisySets
 
+logger = logging.getLogger(__name__)
+
 LAYOUT = 1
 """Version of the draw and of what a folder holds; a change makes corrupt start anew."""
 WORKERS = 2
@@ -27,6 +30,8 @@ def corrupt_sets(images: ImageSets, config: NoiseConfig) -> NoisySets:
     The noise of a set depends on its pixels' digest, the noise configuration and the split's name alone. Where validation is
     the test set, both share one draw.
     """
+    shares = ", ".join(f"{kind.kind.replace('_', ' ')} {share:.0%}" for kind, share in config.shares())
+    logger.info("corrupt: %s; training noise %s", shares, "fresh every epoch" if config.training == "fresh" else "frozen")
     test = freeze(images.test, config, "test")
     same = images.validation == images.test
     return NoisySets(
@@ -50,7 +55,8 @@ def freeze(images: ImageSet, config: NoiseConfig, split: str) -> NoisySet:
     -------
     NoisySet
     """
-    digest = config_sha256({"layout": LAYOUT, "images": images.sha256, "noise": _law(config), "split": split})
+    pixels = {"images": images.sha256, "shape": [images.count, *images.shape]}
+    digest = config_sha256({"layout": LAYOUT, **pixels, "noise": _law(config), "split": split})
     target = store.cache() / "noisy" / digest[:16]
     if not target.is_dir():
         with store.publish(target) as draft:
@@ -66,14 +72,14 @@ def freeze(images: ImageSet, config: NoiseConfig, split: str) -> NoisySet:
 
 
 def fresh(
-    images: ImageSet, rows: NDArray[np.intp], config: NoiseConfig, seed: int, epoch: int, block: int
+    images: ImageSet, rows: NDArray[np.intp], config: NoiseConfig, seed: int, lap: int, block: int
 ) -> tuple[Images, Images]:
-    """Return the noisy and the clean images of one block of a training epoch, float32 of shape ``(n, H, W, C)``.
+    """Return the noisy and the clean images of one block of a pass over the training images, ``(n, H, W, C)`` each.
 
-    The noise is drawn from the stream of this epoch and block, whatever was drawn before.
+    The noise is drawn from the stream of this pass (`lap`, from 0) and block, whatever was drawn before.
     """
     clean = data.read(images, rows)
-    noisy, _ = corrupt(clean, config.kinds, rng.stream(seed, "noise", "train", epoch, block), clip=config.clip)
+    noisy, _ = corrupt(clean, config.kinds, rng.stream(seed, "noise", "train", lap, block), clip=config.clip)
     return noisy, clean
 
 
@@ -126,8 +132,8 @@ def _write(images: ImageSet, config: NoiseConfig, split: str, folder: Path) -> s
     return store.array_sha256(noisy, kinds)
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> Iterator[NDArray[np.intp]]:
-    """Yield the rows of each block of an epoch, in that epoch's seeded order."""
-    order = rng.stream(seed, "shuffle", epoch).permutation(count)
+def shuffled(count: int, seed: int, lap: int) -> Iterator[NDArray[np.intp]]:
+    """Yield the rows of each block of a pass, in that pass's seeded order."""
+    order = rng.stream(seed, "shuffle", lap).permutation(count)
     for _, rows in data.blocks(count):
         yield order[rows]

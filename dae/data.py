@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from dae.config import DataConfig, config_sha256
 from dae.pixels import BLOCK, Block, DataError
 from dae.records import ImageSet, ImageSets
 from dae.sources import Part, Source, open_source
+
+logger = logging.getLogger(__name__)
 
 LAYOUT = 1
 """Version of what a folder holds; a change makes ingest start anew."""
@@ -40,16 +43,21 @@ def ingest(config: DataConfig) -> ImageSets:
     digest = config_sha256(
         {
             "layout": LAYOUT,
-            "files": [store.file_sha256(file) for file in source.files],
+            "files": [[store.file_sha256(file) for file in files] for files in (source.files, source.test_files)],
             "config": config.model_dump(mode="json", exclude={"source", "test_source"}),
         }
     )
     target = store.cache() / "images" / digest[:16]
-    if not target.is_dir():
+    found = target.is_dir()
+    if not found:
         with store.publish(target) as draft:
             manifest = {"source": source.name, "digest": digest} | _write_splits(source, config, draft)
             store.write_text(draft / "manifest.json", json.dumps(manifest, indent=2))
-    return _read_manifest(target)
+    images = _read_manifest(target)
+    counts = [f"{getattr(images, name).count:,} {name}" for name in ("train", "validation", "test")]
+    size = "x".join(map(str, images.train.shape))
+    logger.info("ingest: %s, %s images of %s, %s", images.source, " + ".join(counts), size, "found" if found else "stored")
+    return images
 
 
 def read(images: ImageSet, rows: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
@@ -79,12 +87,17 @@ def _write_splits(source: Source, config: DataConfig, folder: Path) -> dict[str,
     held: dict[str, NDArray[np.intp]] = {}
     left = np.arange(len(pool))
     if config.validation != "test":
-        held["validation"] = _hold_out(left, groups, config.validation, config.seed, "validation")
+        held["validation"] = _hold_out(left, groups, config.validation, config.seed, "validation", source.name)
     if source.test is None:
         if config.validation == "test" and config.test is None:
             raise DataError(source.name, "with data.validation = test, a source without test images needs data.test", "none")
         held["test"] = _hold_out(
-            np.setdiff1d(left, held.get("validation", left[:0])), groups, config.test or config.validation, config.seed, "test"
+            np.setdiff1d(left, held.get("validation", left[:0])),
+            groups,
+            config.test or config.validation,
+            config.seed,
+            "test",
+            source.name,
         )
     taken = np.concatenate([*held.values(), left[:0]])
     splits = {"train": (pool, np.setdiff1d(left, taken))} | {name: (pool, rows) for name, rows in held.items()}
@@ -119,7 +132,7 @@ def _gather(part: Part, raw: Path, limit: int | None, name: str) -> tuple[Block,
 
 
 def _hold_out(
-    rows: NDArray[np.intp], groups: NDArray[np.intp], wanted: int | float, seed: int, name: str
+    rows: NDArray[np.intp], groups: NDArray[np.intp], wanted: int | float, seed: int, name: str, source: str
 ) -> NDArray[np.intp]:
     """Draw whole groups until at least `wanted` rows are held out; at least one group must remain."""
     count = wanted if isinstance(wanted, int) else max(1, round(wanted * len(groups)))
@@ -129,7 +142,7 @@ def _hold_out(
     needed = int(np.searchsorted(sizes, count)) + 1
     if needed >= len(present):
         rule = f"data.{name} = {wanted} must leave images (of other files, where they are cut) to train on"
-        raise DataError(f"data.{name}", rule, f"{len(rows)} images to draw from")
+        raise DataError(source, rule, f"{len(rows)} images to draw from")
     return rows[np.isin(groups[rows], drawn[:needed])]
 
 

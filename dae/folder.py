@@ -42,7 +42,11 @@ def read_image(path: Path) -> NDArray[np.generic]:
         if path.suffix.lower() in (".tif", ".tiff"):
             import tifffile
 
-            pixels = np.asarray(tifffile.imread(path))
+            with tifffile.TiffFile(path) as tiff:
+                found = tifffile.PHOTOMETRIC(tiff.pages.first.photometric).name
+                if found not in ("MINISBLACK", "RGB"):  # a palette's pixels are numbers of colours
+                    raise DataError(path, "must be grey or RGB", found)
+                pixels = np.asarray(tiff.asarray())
         else:
             with Image.open(path) as image:
                 mode = MODES.get(image.mode)

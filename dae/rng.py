@@ -36,7 +36,7 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 
     Examples
     --------
-    >>> stream(7, "noise", 0).integers(100) == stream(7, "noise", 0).integers(100)
+    >>> stream(7, "noise", 0).random() == stream(7, "noise", 0).random()
     True
     >>> stream(7, "noise", 0).random() == stream(7, "noise", 1).random()
     False

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -23,7 +24,6 @@ from dae.pixels import BLOCK, Block, DataError, as_uint8
 
 MNIST = Path(__file__).parent / "assets" / "mnist.npz"
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
-READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source: its name, the files whose bytes identify it, and its parts."""
+    """An opened source: its name, the files whose bytes identify it, its parts, and the files of a test source."""
 
     name: str
     files: tuple[Path, ...]
     train: Part
     test: Part | None = None
+    test_files: tuple[Path, ...] = ()
 
 
 def open_source(config: DataConfig) -> Source:
@@ -56,7 +57,7 @@ def open_source(config: DataConfig) -> Source:
     if config.test_source is None:
         return source
     test = _open(config.test_source, config)
-    return Source(source.name, source.files + test.files, source.train, test.train)
+    return Source(source.name, source.files, source.train, test.train, test.files)
 
 
 def _open(spec: str, config: DataConfig) -> Source:
@@ -92,23 +93,23 @@ def _mnist() -> Source:
 def _fashion_mnist() -> Source:
     import keras
 
+    base = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
     names = [f"{part}-{what}.gz" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    target = Path(keras.config.keras_home()) / "datasets" / "fashion-mnist"
+    target = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "fashion-mnist"
     try:
         keras.datasets.fashion_mnist.load_data()
     except Exception as error:  # the loader raises what urllib, gzip or NumPy raised
         rule = f"fashion_mnist needs {', '.join(names)}; without a network put them into that folder"
         raise DataError(target, rule, f"{type(error).__name__}: {error}") from error
-    train, test = target / names[0], target / names[2]
+    # Stored by now: get_file only says where, which need not be the home folder if that is read-only.
+    folder_name = "datasets/fashion-mnist"
+    train, test = (Path(keras.utils.get_file(n, origin=base + n, cache_subdir=folder_name)) for n in names[::2])
     return Source("fashion_mnist", (train, test), Part(lambda: _idx_blocks(train)), Part(lambda: _idx_blocks(test)))
 
 
 def _npz(path: Path, name: str) -> Source:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member.removesuffix(".npy") for member in archive.namelist()]
-    except READ_ERRORS as error:
-        raise DataError(path, "must be a NumPy .npz archive", str(error)) from error
+    with _decoding(path, "must be a NumPy .npz archive"), zipfile.ZipFile(path) as archive:
+        members = [member.removesuffix(".npy") for member in archive.namelist()]
     images = [member for member in members if member.startswith("x_")] or members
     if "x_train" in images:
         test = Part(lambda: _npz_blocks(path, "x_test")) if "x_test" in images else None
@@ -121,42 +122,41 @@ def _npz(path: Path, name: str) -> Source:
 def _npy_blocks(path: Path) -> Iterator[Block]:
     with path.open("rb") as file:
         yield from _stream(path, file)
-        if file.read(1):
-            raise DataError(path, "must end with the array's last element", "bytes beyond it")
 
 
 def _npz_blocks(path: Path, member: str) -> Iterator[Block]:
-    with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as file:
+    with _decoding(path / member), zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as file:
         yield from _stream(path, file, member)
 
 
 def _stream(path: Path, file: IO[bytes], member: str = "") -> Iterator[Block]:
     """Yield blocks of a ``.npy`` stream, which may lie inside an archive."""
     where = path / member if member else path
-    try:
+    with _decoding(where, "must be a NumPy array file"):
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(file)
-    except READ_ERRORS as error:
-        raise DataError(where, "must be a NumPy array file", str(error)) from error
     if fortran or dtype.hasobject:
         raise DataError(where, "must be a plain array in C order", "objects" if dtype.hasobject else "Fortran order")
     yield from _rows(where, file, shape, dtype)
 
 
 def _rows(path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[Block]:  # type: ignore[type-arg]
-    as_uint8(path, np.empty((0, *shape[1:]), dtype))  # refuses a wrong rank or dtype before any byte is read
+    with _decoding(path):
+        as_uint8(path, np.empty((0, *shape[1:]), dtype))  # refuses a wrong rank or dtype before any byte is read
     row = math.prod(shape[1:]) * dtype.itemsize
     for start in range(0, shape[0], BLOCK):
         count = min(BLOCK, shape[0] - start)
-        try:
+        with _decoding(path):
             content = file.read(count * row)
-        except READ_ERRORS as error:
-            raise DataError(path, "must be whole", f"corrupt data: {error}") from error
         if len(content) < count * row:
             found = f"truncated data: only {start + len(content) // row} whole images"
             raise DataError(path, f"must hold the {shape[0]} images its header names", found)
         yield as_uint8(path, np.frombuffer(content, dtype).reshape(count, *shape[1:]), start)
+    with _decoding(path):  # the read that reaches the end is the one that checks a checksum
+        beyond = file.read(1)
+    if beyond:
+        raise DataError(path, f"must end after the {shape[0]} images its header names", "bytes beyond them")
 
 
 IDX_DTYPES = {0x08: ">u1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -164,13 +164,20 @@ IDX_DTYPES = {0x08: ">u1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 def _idx_blocks(path: Path) -> Iterator[Block]:
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        try:
+        with _decoding(path, "must be an IDX file or its .gz"):
             magic = file.read(4)
             if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_DTYPES:
                 raise ValueError(f"first bytes {magic.hex() or 'none'}")
             shape: NDArray[np.uint32] = np.frombuffer(file.read(4 * magic[3]), ">u4", count=magic[3])
-        except READ_ERRORS as error:
-            raise DataError(path, "must be an IDX file or its .gz", str(error)) from error
         yield from _rows(path, file, tuple(shape.tolist()), np.dtype(IDX_DTYPES[magic[2]]))
-        if file.read(1):
-            raise DataError(path, f"must end after the {shape[0]} images its header names", "bytes beyond them")
+
+
+@contextmanager
+def _decoding(path: Path, rule: str = "must be whole and undamaged") -> Iterator[None]:
+    """Turn whatever a decoder raises on damaged bytes into one `DataError`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # damage decides which: zipfile, zlib, tokenize and NumPy each have their own
+        raise DataError(path, rule, str(error) or type(error).__name__) from error

@@ -1,0 +1,55 @@
+# The one vocabulary of the project. Every target sets up .venv first, from the locked and hashed versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.PHONY: help setup train smoke test lint bench ui runs lock wheel clean
+
+help:            ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(READY)  ## the virtual environment, without doing anything in it
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	@echo "Setting up $(VENV): about 200 packages, a few minutes the first time ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+train: $(READY)  ## the main job: the whole flow on MNIST; ARGS="--set train.epochs=5" and the like are passed on
+	@$(BIN)/dae train $(ARGS)
+
+smoke: $(READY)  ## the whole flow on 2,000 images, in under a minute
+	@$(BIN)/dae train --config configs/smoke.yaml $(ARGS)
+
+test: $(READY)   ## every test and every example in the docstrings, with branch coverage
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)   ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY)  ## side-by-side measurements, each as a ratio
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+ui: $(READY)     ## MLflow's UI on the runs so far
+	@$(BIN)/dae ui $(ARGS)
+
+runs: $(READY)   ## the runs so far, as a table
+	@$(BIN)/dae runs $(ARGS)
+
+lock:            ## compile requirements.lock anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra dev \
+		pyproject.toml --output-file requirements.lock
+
+wheel: $(READY)  ## the built package, in dist/
+	@$(BIN)/python -m hatchling build -t wheel
+
+clean:           ## what can be made again: caches and stored image sets; runs and models stay
+	rm -rf .dae .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,54 @@
+"""The networks: a name and an image shape in, an uncompiled `keras.Model` out. Keras layers and `keras.ops` only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dae.config import ModelConfig
+
+
+def build(config: ModelConfig, shape: tuple[int, int, int]) -> Any:
+    """Return the configured network for images of a shape.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    shape : tuple of int
+        ``(H, W, C)`` of the training images. The ``unet`` takes any height and width from 8 up all the same.
+
+    Returns
+    -------
+    keras.Model
+        Maps noisy float32 images ``(N, H, W, C)``, unclipped, to restored ones of the same shape.
+
+    Raises
+    ------
+    ConfigError
+        If the network cannot take the shape.
+    """
+    config.require(shape)
+    if config.architecture == "article":
+        return article()
+    from dae.unet import unet
+
+    return unet(shape[-1], config.width, config.deep_width, config.blocks, config.deep_blocks)
+
+
+def article() -> Any:
+    """Return the convolutional autoencoder of the article: 28x28x1 in and out, 1,331,201 parameters.
+
+    Source: "Convolutional Denoising Autoencoders for image noise reduction" (2020). Valid padding, ReLU throughout.
+    """
+    import keras
+    from keras import layers
+
+    x = inputs = keras.Input((28, 28, 1), name="noisy")
+    for filters, size in ((64, 5), (128, 3), (256, 3)):
+        x = layers.Conv2D(filters, size, activation="relu")(x)
+        x = layers.MaxPooling2D(2)(x)
+    x = layers.Conv2DTranspose(256, 3, activation="relu")(x)
+    for filters in (128, 64):
+        x = layers.Conv2DTranspose(filters, 3, activation="relu")(x)
+        x = layers.UpSampling2D(2)(x)
+    outputs = layers.Conv2DTranspose(1, 5, activation="relu")(x)
+    return keras.Model(inputs, outputs, name="article")

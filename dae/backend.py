@@ -1,0 +1,55 @@
+"""Process-wide settings that must be in the environment before Keras, Prefect or MLflow are imported."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+SETTINGS = {
+    # oneDNN changes the results in the last digits, so it must not depend on the machine; training is faster with it.
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    # No word to anyone: telemetry of MLflow and Prefect off.
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Prefect's temporary server migrates its database at the first start, which can take longer than its 20 s.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "dae",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+
+# The terminal belongs to the command's own report; Prefect's logs still reach its server.
+TERMINAL = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_COLORS": "false"}
+
+
+def import_keras() -> None:
+    """Import Keras, in a thread beside the start of Prefect's server, without TensorFlow's notices on standard error.
+
+    They are written before any of its log levels apply, so the file descriptor itself is turned away meanwhile.
+    """
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import keras  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def configure(*, terminal: bool = False) -> None:
+    """Set what the environment does not say already; with `terminal`, for a command that prints a report of its own."""
+    for name, value in (SETTINGS | (TERMINAL if terminal else {})).items():
+        os.environ.setdefault(name, value)
+    logger = logging.getLogger("dae")
+    logger.setLevel(logging.INFO)
+    if terminal and not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)

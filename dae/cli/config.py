@@ -1,0 +1,26 @@
+"""``dae config``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from dae.cli import options
+
+
+def config(
+    config: options.ConfigFile = None,
+    settings: options.Settings = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a configuration instead.")] = False,
+) -> None:
+    """Print the configuration a run would have, as YAML, or its JSON schema."""
+    from dae import config_files
+    from dae.config import PipelineConfig
+
+    if schema:
+        typer.echo(json.dumps(PipelineConfig.model_json_schema(), indent=2))
+        return
+    with options.refusing_bad_config():
+        typer.echo(config_files.dump(config_files.load(config, settings or [])), nl=False)

@@ -1,0 +1,40 @@
+"""Applying a model to images, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dae.noise import Images
+
+BATCH = 256
+Denoiser = Callable[[Images], Images]
+
+
+def denoiser(model: Any, batch: int = BATCH) -> Denoiser:
+    """Return a function that applies a Keras model to any number of images.
+
+    Parameters
+    ----------
+    model : keras.Model
+    batch : int
+        Images at a time. The last batch is filled up, so that the model is compiled for one shape only, and a result does not
+        depend on how many images it was computed with.
+
+    Returns
+    -------
+    callable
+        Maps noisy float32 images ``(N, H, W, C)`` to restored ones, exactly as the model gives them.
+    """
+
+    def denoise(noisy: Images) -> Images:
+        restored = np.empty_like(noisy)
+        for start in range(0, len(noisy), batch):
+            part = noisy[start : start + batch]
+            filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.float32)])
+            restored[start : start + batch] = np.asarray(model.predict_on_batch(filled))[: len(part)]
+        return restored
+
+    return denoise

@@ -1,0 +1,65 @@
+"""The runs of an experiment as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from dae import tracking
+
+COLUMNS = {
+    "tags.mlflow.runName": "name",
+    "run_id": "run_id",
+    "status": "status",
+    "tags.verdict": "verdict",
+    "tags.model_version": "model_version",
+    "metrics.best_val_mse": "best_val_mse",
+    "metrics.test_mse": "test_mse",
+}
+HEADER = ("run", "id", "status", "verdict", "version", "val MSE", "test MSE", "seconds")
+
+
+def runs(experiment: str | None = None) -> pd.DataFrame:
+    """Return one row a run, the newest first, of one experiment or of all.
+
+    The columns are those of `COLUMNS`, ``seconds``, and for each kind of noise that occurs ``val_mse_<kind>`` and
+    ``val_mse_<kind>_nothing``; what a run does not have is missing.
+    """
+    experiments = tracking.connect().search_experiments()
+    ids = [each.experiment_id for each in experiments if experiment in (None, each.name)]
+    found = mlflow.search_runs(ids, order_by=["attributes.start_time DESC"]) if ids else pd.DataFrame()
+    if not isinstance(found, pd.DataFrame) or found.empty:
+        return pd.DataFrame()
+    table = found.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS)
+    by_kind = sorted(name for name in found if name.startswith("metrics.val_mse_") and name != "metrics.val_mse_nothing")
+    for name in by_kind:
+        table[name.removeprefix("metrics.")] = found[name]
+    table["seconds"] = (found["end_time"] - found["start_time"]).dt.total_seconds()
+    return table
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as JSON objects, None for what is missing."""
+    return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def rows(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    """Yield the rows as text."""
+    for record in records(table):
+        yield (
+            record["name"],
+            record["run_id"][:8],
+            record["status"].lower(),
+            record["verdict"] or "-",
+            record["model_version"] or "-",
+            _mse(record["best_val_mse"]),
+            _mse(record["test_mse"]),
+            "-" if record["seconds"] is None else f"{record['seconds']:.0f}",
+        )
+
+
+def _mse(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5f}"

@@ -1,0 +1,55 @@
+"""The training flow: ingest, corrupt, train, evaluate, register."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from dae import backend, store, tracking
+from dae.config import PipelineConfig
+from dae.records import PipelineResult
+from tasks.corrupt import corrupt
+from tasks.evaluate import evaluate
+from tasks.ingest import ingest
+from tasks.register import register
+from tasks.train import train
+
+
+@flow(name="train-denoiser", flow_run_name="{config.run_name}", validate_parameters=True)
+def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:  # noqa: B008  (frozen)
+    """Train a denoiser and promote it if the gate lets it pass.
+
+    One flow run is one MLflow run of the same name; each is tagged with the other's id, and their final states agree.
+    """
+    backend.configure()
+    seconds: dict[str, float] = {}
+    with tracking.run(config, str(flow_run.id)) as run_id:
+        with _clock(seconds, "ingest"):
+            images = ingest(config)
+        with _clock(seconds, "corrupt"):
+            noisy = corrupt(config, images, run_id)
+        model = train(config, images, noisy, run_id)
+        seconds["train"] = model.seconds
+        with _clock(seconds, "evaluate"):
+            scores = evaluate(model, noisy)
+        version = register(config, images, noisy, model, scores)
+        tracking.log_metrics(run_id, {f"seconds_{stage}": value for stage, value in seconds.items()})
+        store.discard("checkpoints", run_id)
+    return PipelineResult(
+        run_id=run_id, run_name=config.run_name, model=model, scores=scores, version=version, seconds=seconds
+    )
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    train_denoiser()

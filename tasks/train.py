@@ -1,0 +1,44 @@
+"""Train: fit the network, and log each epoch, the curve and the best epoch's model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from dae import corruption, store, tracking
+from dae.config import PipelineConfig
+from dae.records import ImageSets, NoisySets, TrainedModel
+
+
+@task(cache_policy=NO_CACHE)
+def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: str) -> TrainedModel:
+    """Train, or go on where this run was interrupted, and log the model that validated best."""
+    from dae import pictures, training
+
+    logger = get_run_logger()
+
+    def report(epoch: int, row: Mapping[str, float]) -> None:
+        tracking.log_epoch(run_id, epoch, row)
+        logger.info("epoch %d: training loss %.5f, validation MSE %.5f", epoch + 1, row["train_loss"], row["val_mse"])
+
+    started = time.perf_counter()
+    folder = store.cache() / "checkpoints" / run_id
+    model, history = training.fit(config, images, noisy, folder, report)
+    seconds = time.perf_counter() - started
+    tracking.log_figure(run_id, *reversed(pictures.curve(history, config.gate.max_val_mse)))
+    example = corruption.read_block(noisy.validation, slice(2))[0]
+    model_id, model_uri = tracking.log_model(run_id, model, example, config.tracking.model_name)
+    values = [row["val_mse"] for row in history]
+    return TrainedModel(
+        run_id=run_id,
+        model_id=model_id,
+        model_uri=model_uri,
+        epochs=len(history),
+        best_epoch=values.index(min(values)) + 1,
+        best_val_mse=min(values),
+        parameters=model.count_params(),
+        seconds=seconds,
+    )

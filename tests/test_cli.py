@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from dae.cli import app
+from dae.config import PipelineConfig
+
+SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
+TINY = ["data.limit=300", "data.validation=60", "data.test_limit=60", "train.epochs=1", "model.width=8"]
+
+
+def dae(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def settings(*values: str) -> list[str]:
+    return [part for value in values for part in ("--set", value)]
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    script = (
+        "import sys; from dae.cli import app\n"
+        "try: app([sys.argv[1]])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('keras', 'mlflow', 'prefect', 'numpy', 'pandas', 'matplotlib') if name in sys.modules])"
+    )
+    for option in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-c", script, option], check=True, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_config_prints_what_a_run_would_have() -> None:
+    code, out, _ = dae("config", "--config", str(SMOKE), "--set", "train.epochs=9")
+    assert code == 0
+    config = PipelineConfig.model_validate(yaml.safe_load(out))
+    assert (config.train.epochs, config.data.limit) == (9, 2000)
+
+
+def test_config_prints_the_json_schema() -> None:
+    code, out, _ = dae("config", "--schema")
+    assert code == 0
+    assert json.loads(out)["properties"].keys() == PipelineConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (settings("train.epoch=3"), "train.epoch: unknown key"),
+        (settings("train.epochs=0"), "train.epochs: input should be greater than or equal to 1; received 0"),
+        (settings("nonsense"), "must be PATH=VALUE"),
+        (["--config", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
+        (["--resume", "0" * 32], "no run"),
+        (["--resume", "0" * 32, *settings("train.epochs=3")], "leave out --config and --set"),
+        (["--no-such-option"], "No such option"),
+    ],
+)
+@pytest.mark.usefixtures("mlflow_store")
+def test_bad_usage_and_bad_config_exit_2(arguments: list[str], message: str) -> None:
+    code, _, err = dae("train", *arguments)
+    assert code == 2
+    assert message in err.replace("\n", " ")
+
+
+@pytest.mark.usefixtures("prefect_server", "mlflow_store")
+def test_train_exits_0_promoted_10_refused_1_error_and_runs_lists_them(tmp_path: Path) -> None:
+    code, out, _ = dae("train", "--config", str(SMOKE), *settings(*TINY))
+    assert code == 0
+    assert "Promoted: dae-smoke version 1 is the champion." in out
+
+    code, out, _ = dae("train", "--config", str(SMOKE), *settings(*TINY, "gate.max_val_mse=null"))
+    assert code == 10
+    assert "Refused: dae-smoke version 2" in out
+    assert "nothing is promoted for nothing" in out.replace("\n", " ")
+
+    (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY")
+    code, _, err = dae("train", "--config", str(SMOKE), *settings(*TINY, f"data.source={tmp_path / 'torn.npy'}"))
+    assert code == 1
+    assert "torn.npy: must be a NumPy array file" in err
+
+    code, _, err = dae("train", *settings("model.architecture=article", "data.source=" + str(tmp_path / "none")))
+    assert code == 1
+    assert "no such path" in err
+
+    code, out, _ = dae("runs", "--json")
+    assert code == 0
+    runs = json.loads(out)
+    assert [(run["status"], run["verdict"]) for run in runs] == [
+        ("FAILED", None),
+        ("FAILED", None),
+        ("FINISHED", "refused"),
+        ("FINISHED", "promoted"),
+    ]
+    kinds = ("gaussian", "salt_and_pepper", "poisson", "speckle")
+    keys = {"name", "run_id", "status", "verdict", "model_version", "best_val_mse", "test_mse", "seconds"}
+    assert runs[0].keys() == keys | {f"val_mse_{kind}{end}" for kind in kinds for end in ("", "_nothing")}
+    assert 0 < runs[3]["best_val_mse"] < 0.1
+    assert "promoted" in dae("runs")[1]
+    only_smoke = json.loads(dae("runs", "--json", "--experiment", "smoke")[1])
+    assert [run["run_id"] for run in only_smoke] == [run["run_id"] for run in runs[1:]]
+
+
+@pytest.mark.usefixtures("mlflow_store")
+def test_runs_of_an_empty_store() -> None:
+    assert dae("runs", "--json")[:2] == (0, "[]\n")
+    assert dae("runs")[1].startswith("No runs yet")
+
+
+@pytest.mark.usefixtures("mlflow_store")
+def test_ui_serves_the_store_in_use(unused_port: int, wait_for_http: Callable[[str], str]) -> None:
+    command = [sys.executable, "-m", "dae.cli", "ui", "--port", str(unused_port)]
+    with subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        try:
+            assert "MLflow" in wait_for_http(f"http://127.0.0.1:{unused_port}/")
+        finally:
+            server.terminate()

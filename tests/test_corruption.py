@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dae import corruption, data, rng, store
+from dae.config import DataConfig, NoiseConfig
+from dae.noise import corrupt
+from dae.pixels import DataError
+from dae.records import ImageSet, ImageSets, NoisySet
+
+COUNT = 3 * rng.BLOCK + 100
+
+
+def images(home: Path, count: int = 200, channels: int = 1, **config: object) -> ImageSets:
+    pixels = np.random.default_rng(3).integers(0, 256, (count, 8, 8, channels), dtype=np.uint8)
+    np.save(home / "a.npy", pixels)
+    settings = {"source": str(home / "a.npy"), "validation": 50, "test": 50, **config}
+    return data.ingest(DataConfig.model_validate(settings))
+
+
+def noise(**changes: object) -> NoiseConfig:
+    return NoiseConfig.model_validate(changes)
+
+
+def stored(noisy: NoisySet) -> tuple[bytes, bytes]:
+    return np.load(noisy.path).tobytes(), np.load(noisy.kinds_path).tobytes()
+
+
+def noisy_folders(home: Path) -> list[Path]:
+    return list((home / ".dae" / "noisy").glob("*"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_frozen_set_pairs_each_image_with_its_noisy_self_and_its_kind(home: Path, channels: int) -> None:
+    validation = corruption.corrupt_sets(images(home, channels=channels), noise()).validation
+    noisy, clean, kinds = corruption.read_block(validation, slice(None))
+    np.testing.assert_array_equal(clean, data.read(validation.clean))
+    assert noisy.dtype == np.float32
+    assert noisy.shape == clean.shape
+    assert validation.kinds == ("gaussian", "salt_and_pepper", "poisson", "speckle")
+    for image, reference, kind in zip(noisy, clean, kinds, strict=True):
+        if validation.kinds[kind] == "salt_and_pepper":
+            assert np.isin(image[image != reference], (0, 1)).all()
+        elif validation.kinds[kind] == "speckle":
+            assert np.all(image[reference == 0] == 0)
+        assert not np.array_equal(image, reference)
+
+
+@pytest.mark.parametrize("rows", [slice(10, 20), np.array([30, 2, 7])])
+def test_any_rows_of_a_frozen_set_can_be_read(home: Path, rows: Any) -> None:
+    validation = corruption.corrupt_sets(images(home), noise()).validation
+    whole: tuple[Any, ...] = corruption.read_block(validation, slice(None))
+    for every, some in zip(whole, corruption.read_block(validation, rows), strict=True):
+        np.testing.assert_array_equal(every[rows], some)
+
+
+def test_the_pixels_do_not_depend_on_the_number_of_workers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = images(home, COUNT + 100).train
+    found = []
+    for workers in (1, 2, 7):
+        monkeypatch.setattr(corruption, "WORKERS", workers)
+        found.append(stored(corruption.freeze(train, noise(), "train")))
+        store.discard("noisy")
+    assert found[0] == found[1] == found[2]
+
+
+def test_each_block_is_drawn_from_its_own_stream(home: Path) -> None:
+    train = images(home, COUNT + 100).train
+    noisy, _, kinds = corruption.read_block(
+        corruption.freeze(train, noise(seed=4), "train"), slice(rng.BLOCK, 2 * rng.BLOCK)
+    )
+    clean = data.read(train, slice(rng.BLOCK, 2 * rng.BLOCK))
+    expected, expected_kinds = corrupt(clean, noise().kinds, rng.stream(4, "noise", "train", 1))
+    np.testing.assert_array_equal(noisy, expected)
+    np.testing.assert_array_equal(kinds, expected_kinds)
+
+
+def test_the_digest_pins_every_noisy_byte_and_every_kind(home: Path) -> None:
+    validation = corruption.corrupt_sets(images(home), noise()).validation
+    noisy, kinds = np.load(validation.path), np.load(validation.kinds_path)
+    assert validation.sha256 == store.array_sha256(noisy, kinds)
+    kinds[3] ^= 1
+    assert validation.sha256 != store.array_sha256(noisy, kinds)
+
+
+def test_the_same_seed_draws_the_same_pixels_anew(home: Path) -> None:
+    sets = images(home)
+    first = corruption.corrupt_sets(sets, noise()).validation
+    before = stored(first)
+    store.discard("noisy")
+    assert corruption.corrupt_sets(sets, noise()).validation == first
+    assert stored(first) == before
+
+
+def test_a_second_corruption_finds_the_folders_and_writes_nothing(home: Path) -> None:
+    sets = images(home)
+    first = corruption.corrupt_sets(sets, noise())
+    before = {path: path.stat().st_mtime_ns for path in (home / ".dae" / "noisy").rglob("*")}
+    assert corruption.corrupt_sets(sets, noise()) == first
+    assert {path: path.stat().st_mtime_ns for path in (home / ".dae" / "noisy").rglob("*")} == before
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"clip": True}, {"kinds": [{"kind": "gaussian", "variance": 0.2}]}])
+def test_another_noise_is_another_set(home: Path, change: dict[str, object]) -> None:
+    sets = images(home)
+    first, other = (corruption.corrupt_sets(sets, config).validation for config in (noise(), noise(**change)))
+    assert first.sha256 != other.sha256
+    assert first.path != other.path
+
+
+def test_validation_test_and_training_noise_are_different_draws(home: Path) -> None:
+    same = images(home).validation
+    drawn = {corruption.freeze(same, noise(), split).sha256 for split in ("train", "validation", "test")}
+    assert len(drawn) == 3
+
+
+def test_the_same_bytes_in_another_shape_are_another_set(home: Path) -> None:
+    grey = images(home).validation
+    wide = grey.model_copy(update={"path": str(home / "wide.npy"), "count": 25, "height": 16})
+    np.save(wide.path, np.load(grey.path).reshape(25, 16, 8, 1))
+    assert corruption.freeze(grey, noise(), "validation").path != corruption.freeze(wide, noise(), "validation").path
+
+
+def test_training_noise_is_stored_only_where_it_is_frozen(home: Path) -> None:
+    sets = images(home)
+    assert corruption.corrupt_sets(sets, noise()).train is None
+    frozen = corruption.corrupt_sets(sets, noise(training="frozen")).train
+    assert frozen is not None
+    assert frozen.clean == sets.train
+    assert len(np.load(frozen.path)) == sets.train.count
+
+
+def test_how_training_noise_is_drawn_does_not_change_the_validation_noise(home: Path) -> None:
+    sets = images(home)
+    fresh, frozen = (corruption.corrupt_sets(sets, noise(training=how)) for how in ("fresh", "frozen"))
+    assert fresh.validation == frozen.validation
+
+
+def test_where_validation_is_the_test_set_both_share_one_draw(home: Path) -> None:
+    noisy = corruption.corrupt_sets(images(home, validation="test"), noise())
+    assert noisy.validation == noisy.test
+    assert len(noisy_folders(home)) == 1
+
+
+def test_clipped_noise_lies_in_0_to_1(home: Path) -> None:
+    noisy = np.load(corruption.corrupt_sets(images(home), noise(clip=True)).validation.path)
+    assert (noisy.min(), noisy.max()) == (0, 1)
+
+
+def test_an_error_in_the_middle_leaves_no_folder_behind(home: Path) -> None:
+    sets = images(home)
+    broken = sets.validation.model_copy(update={"count": 60})  # more than there are
+    with pytest.raises(ValueError, match="broadcast"):
+        corruption.freeze(broken, noise(), "validation")
+    assert noisy_folders(home) == []
+
+
+# Fresh noise
+
+
+def test_fresh_noise_differs_from_pass_to_pass_and_is_the_same_for_the_same_pass(home: Path) -> None:
+    train, rows = images(home).train, np.arange(64)
+    draws = [corruption.fresh(train, rows, noise(), 0, lap, 0)[0] for lap in (0, 1, 0)]
+    assert not np.array_equal(draws[0], draws[1])
+    np.testing.assert_array_equal(draws[0], draws[2])
+
+
+def test_fresh_noise_differs_from_block_to_block_and_from_seed_to_seed(home: Path) -> None:
+    train, rows = images(home).train, np.arange(64)
+    first, block, seed = (
+        corruption.fresh(train, rows, noise(), *path)[0] for path in ((0, 0, 0), (0, 0, 1), (1, 0, 0))
+    )
+    assert not np.array_equal(first, block)
+    assert not np.array_equal(first, seed)
+
+
+def test_fresh_noise_comes_with_the_clean_images_of_the_rows(home: Path) -> None:
+    train, rows = images(home).train, np.array([5, 1, 60])
+    noisy, clean = corruption.fresh(train, rows, noise(clip=True), 0, 0, 0)
+    np.testing.assert_array_equal(clean, data.read(train, rows))
+    assert noisy.shape == clean.shape
+    assert noisy.min() >= 0
+    assert noisy.max() <= 1
+
+
+def test_each_pass_visits_every_image_once_in_an_order_of_its_own() -> None:
+    first, again, second = (np.concatenate(list(corruption.shuffled(COUNT, 0, lap))) for lap in (0, 0, 1))
+    np.testing.assert_array_equal(np.sort(first), np.arange(COUNT))
+    np.testing.assert_array_equal(first, again)
+    assert np.mean(first == second) < 0.01
+
+
+# Verification
+
+
+def flip(path: str) -> None:
+    content = bytearray(Path(path).read_bytes())
+    content[-1] ^= 1
+    Path(path).write_bytes(content)
+
+
+def test_an_untouched_set_passes_verification(home: Path) -> None:
+    corruption.verify(corruption.corrupt_sets(images(home), noise()).validation)
+
+
+@pytest.mark.parametrize("which", ["noisy", "kinds", "clean"])
+def test_a_single_flipped_bit_is_found(home: Path, which: str) -> None:
+    noisy = corruption.corrupt_sets(images(home), noise()).validation
+    path = {"noisy": noisy.path, "kinds": noisy.kinds_path, "clean": noisy.clean.path}[which]
+    flip(path)
+    named = noisy.path if which == "kinds" else path
+    with pytest.raises(DataError, match=f"{Path(named).parent.name}/{Path(named).name}: pixels must have SHA-256"):
+        corruption.verify(noisy)
+
+
+@pytest.mark.parametrize("which", ["noisy", "kinds", "clean"])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_file_that_is_missing_or_cut_short_is_found(home: Path, which: str, damage: str) -> None:
+    noisy = corruption.corrupt_sets(images(home), noise()).validation
+    path = Path({"noisy": noisy.path, "kinds": noisy.kinds_path, "clean": noisy.clean.path}[which])
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[:-7])
+    with pytest.raises(DataError, match="must hold the stored noisy set"):
+        corruption.verify(noisy)
+
+
+def test_a_record_of_a_set_says_its_shape() -> None:
+    record = ImageSet(path="a.npy", sha256="0", count=5, height=9, width=8, channels=3)
+    assert record.shape == (9, 8, 3)

@@ -1,0 +1,234 @@
+"""The flow end to end: a real Prefect server, a real MLflow store, the smoke configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from PIL import Image
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
+
+from dae import config_files, corruption, data, registry, run_table, tracking
+from dae.config import PipelineConfig
+from flows.train import train_denoiser
+
+SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
+TINY = ["data.limit=300", "data.validation=60", "data.test_limit=120", "train.epochs=1", "model.width=8"]
+
+pytestmark = pytest.mark.usefixtures("prefect_server", "mlflow_store")
+
+
+def smoke(*settings: str) -> PipelineConfig:
+    return config_files.load(SMOKE, settings)
+
+
+def flow_run(run_id: str) -> tuple[str, str]:
+    """Return the name and the final state of the flow run behind an MLflow run."""
+    flow_run_id = tracking.connect().get_run(run_id).data.tags["prefect.flow_run_id"]
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_run(flow_run_id)
+    return found.name, str(found.state and found.state.type.value)
+
+
+def only_run() -> mlflow.entities.Run:
+    (run,) = tracking.connect().search_runs([e.experiment_id for e in tracking.connect().search_experiments()])
+    return run
+
+
+def test_smoke_run_is_promoted_and_recorded_whole() -> None:
+    config = smoke()
+    result = train_denoiser(config)
+    client = tracking.connect()
+    run = client.get_run(result.run_id)
+
+    assert result.version.verdict.promoted
+    assert registry.champion("dae-smoke") == result.version.version == "1"
+    assert (run.info.run_name, run.info.status) == (config.run_name, "FINISHED")
+    assert flow_run(result.run_id) == (config.run_name, "COMPLETED")
+    assert run.data.params == {key: str(value) for key, value in config.flat().items()}
+
+    for curve in ("train_loss", "val_mse"):
+        assert [point.step for point in client.get_metric_history(result.run_id, curve)] == [1, 2]
+    kinds = ("gaussian", "salt_and_pepper", "poisson", "speckle")
+    expected = {f"{split}_mse_{kind}{end}" for split in ("val", "test") for kind in kinds for end in ("", "_nothing")}
+    assert expected | {"best_val_mse", "test_mse", "test_psnr", "test_ssim"} <= run.data.metrics.keys()
+    assert run.data.metrics["best_val_mse"] == pytest.approx(result.model.best_val_mse, rel=1e-6)
+
+    images = data.ingest(config.data)
+    noisy = corruption.corrupt_sets(images, config.noise)
+    digests = {each.tags[0].value: each.dataset.digest for each in run.inputs.dataset_inputs}
+    assert digests == {
+        "train": images.train.sha256[:32],
+        "validation": noisy.validation.sha256[:32],
+        "test": noisy.test.sha256[:32],
+    }
+    assert run.data.tags["data_digest"] == images.digest
+
+    stored = {artifact.path for artifact in client.list_artifacts(result.run_id, "figures")}
+    names = {"overview", "worst", "article_grid", "loss_curves"} | {f"kind_{kind}" for kind in kinds}
+    assert stored == {f"figures/{name}.png" for name in names}
+    files = {artifact.path for artifact in client.list_artifacts(result.run_id)}
+    assert {"config.yaml", "environment", "scores.json"} <= files
+    assert tracking.config_of(result.run_id) == config
+
+    version = client.get_model_version("dae-smoke", "1")
+    assert version.source == result.model.model_uri
+    assert version.tags["verdict"] == "promoted"
+    assert float(version.tags["best_val_mse"]) == result.scores.validation.pooled.mse
+    tags = {"config_digest", "data_digest", "noise_digest.validation", "noise_digest.test", "git_commit", "git_dirty"}
+    assert tags <= version.tags.keys()
+
+    model = mlflow.pyfunc.load_model("models:/dae-smoke@champion")
+    example = model.input_example
+    assert example is not None
+    assert model.predict(example).shape == example.shape == (2, 28, 28, 1)
+
+
+def test_the_scores_are_those_of_the_logged_model() -> None:
+    config = smoke(*TINY)
+    result = train_denoiser(config)
+    noisy = corruption.corrupt_sets(data.ingest(config.data), config.noise)
+    model = tracking.load_model(result.model.model_uri)
+    for stored, scores in ((noisy.validation, result.scores.validation), (noisy.test, result.scores.test)):
+        damaged, clean, kinds = corruption.read_block(stored, slice(None))
+        error = np.mean((model.predict(damaged, verbose=0).astype(np.float64) - clean) ** 2, axis=(1, 2, 3))
+        nothing = np.mean((np.clip(damaged, 0, 1).astype(np.float64) - clean) ** 2, axis=(1, 2, 3))
+        assert scores.pooled.mse == pytest.approx(error.mean(), rel=1e-6)
+        assert scores.pooled_nothing.mse == pytest.approx(nothing.mean(), rel=1e-6)
+        for index, kind in enumerate(stored.kinds):
+            assert scores.per_kind[kind].mse == pytest.approx(error[kinds == index].mean(), rel=1e-6)
+            assert scores.per_kind_nothing[kind].mse == pytest.approx(nothing[kinds == index].mean(), rel=1e-6)
+
+
+def test_a_refusal_keeps_the_champion_and_ends_well() -> None:
+    champion = train_denoiser(smoke(*TINY))
+    refused = train_denoiser(smoke(*TINY, "gate.max_val_mse=0.000001"))
+    assert not refused.version.verdict.promoted
+    assert "val_mse" in refused.version.verdict.reasons[0]
+    assert (champion.version.version, refused.version.version) == ("1", "2")
+    assert registry.champion("dae-smoke") == "1"
+    assert tracking.connect().get_run(refused.run_id).info.status == "FINISHED"
+    assert flow_run(refused.run_id)[1] == "COMPLETED"
+    tags = tracking.connect().get_model_version("dae-smoke", "2").tags
+    assert tags["verdict"] == "refused"
+    assert tags["verdict_reasons"] == refused.version.verdict.reasons[0]
+    verdicts = [(record["verdict"], record["model_version"]) for record in run_table.records(run_table.runs())]
+    assert verdicts == [("refused", "2"), ("promoted", "1")]
+
+
+def test_a_better_model_takes_over_as_champion() -> None:
+    train_denoiser(smoke(*TINY))
+    second = train_denoiser(smoke(*TINY, "train.epochs=2"))
+    assert registry.champion("dae-smoke") == second.version.version == "2"
+
+
+def test_an_error_fails_both_runs_and_registers_nothing(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(80):
+        Image.new("L", (20 if number else 16, 16)).save(tmp_path / "images" / f"{number:02}.png")
+    with pytest.raises(ValueError, match=r"01\.png: must be 16x16"):
+        train_denoiser(smoke(f"data.source={tmp_path / 'images'}", "data.validation=10", "data.test=10"))
+    run = only_run()
+    assert run.info.status == "FAILED"
+    assert "01.png" in run.data.tags["error"]
+    assert flow_run(run.info.run_id)[1] == "FAILED"
+    assert tracking.connect().search_registered_models() == []
+
+
+def test_an_image_size_the_network_cannot_take_stops_before_training(tmp_path: Path) -> None:
+    np.save(tmp_path / "wide.npy", np.zeros((300, 28, 30), np.uint8))
+    settings = [f"data.source={tmp_path / 'wide.npy'}", "data.validation=10", "data.test=10"]
+    with pytest.raises(ValueError, match="takes images of 28x28x1, received 28x30x1"):
+        train_denoiser(smoke(*settings, "model.architecture=article"))
+    assert tracking.connect().get_metric_history(only_run().info.run_id, "val_mse") == []
+
+
+def test_colour_images_of_odd_size_go_through(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 255, (23, 17, 3), np.uint8)).save(folder / f"{number:02}.png")
+    settings = [f"data.source={folder}", "data.validation=8", "data.test=8", "data.limit=null", "train.batch_size=8"]
+    result = train_denoiser(smoke(*TINY, *settings))
+    assert result.scores.test.pooled.count == 8
+    assert mlflow.pyfunc.load_model(result.model.model_uri).predict(np.zeros((1, 30, 31, 3), np.float32)).shape == (
+        1,
+        30,
+        31,
+        3,
+    )
+
+
+KILLED = """
+import os, signal, sys
+from dae import backend
+backend.configure()
+from dae import config_files, tracking
+from flows.train import train_denoiser
+log_epoch = tracking.log_epoch
+def log_and_die(run_id, epoch, row):
+    log_epoch(run_id, epoch, row)
+    os.kill(os.getpid(), signal.SIGKILL)
+tracking.log_epoch = log_and_die
+train_denoiser(config_files.load(None, sys.argv[1:]))
+"""
+
+
+def test_a_killed_run_is_resumed_as_the_same_mlflow_run_with_the_same_curve() -> None:
+    config = smoke(*TINY, "train.epochs=3")
+    settings = [f"{section}={json.dumps(value)}" for section, value in config.model_dump(mode="json").items()]
+    environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    killed = subprocess.run([sys.executable, "-c", KILLED, *settings], env=environment, check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    run = only_run()
+    assert run.info.status == "RUNNING"
+
+    resumed = tracking.config_of(run.info.run_id)
+    resumed = resumed.model_copy(update={"tracking": resumed.tracking.model_copy(update={"resume": run.info.run_id})})
+    result = train_denoiser(resumed)
+    undisturbed = train_denoiser(config)
+    assert result.run_id == run.info.run_id
+    client = tracking.connect()
+    curves = [
+        [(point.step, point.value) for point in client.get_metric_history(run_id, "val_mse")]
+        for run_id in (result.run_id, undisturbed.run_id)
+    ]
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == 3
+    assert result.scores.validation == undisturbed.scores.validation
+    assert client.get_run(result.run_id).info.status == "FINISHED"
+
+
+def test_a_finished_run_and_an_unknown_one_are_not_resumed() -> None:
+    config = smoke(*TINY)
+    finished = train_denoiser(config).run_id
+    for run_id, rule in ((finished, "must be unfinished"), ("0" * 32, "no run")):
+        again = config.model_copy(update={"tracking": config.tracking.model_copy(update={"resume": run_id})})
+        with pytest.raises(tracking.TrackingError, match=rule):
+            train_denoiser(again)
+    assert tracking.connect().get_run(finished).info.status == "FINISHED"
+
+
+def test_a_run_is_not_resumed_under_another_configuration() -> None:
+    first = smoke(*TINY)
+    with pytest.raises(KeyboardInterrupt), tracking.run(first, "none") as run_id:
+        raise KeyboardInterrupt
+    assert tracking.connect().get_run(run_id).info.status == "KILLED"
+    with pytest.raises(tracking.TrackingError, match="another configuration"):
+        train_denoiser(smoke(*TINY, "train.seed=5", f"tracking.resume={run_id}"))
+
+
+def test_the_logged_model_file_opens_in_plain_keras() -> None:
+    result = train_denoiser(smoke(*TINY))
+    path = mlflow.artifacts.download_artifacts(f"{result.model.model_uri}/data/model.keras")
+    assert keras.saving.load_model(path, safe_mode=True).count_params() == result.model.parameters

@@ -1,0 +1,327 @@
+"""The laws of noise: what is measured is the distribution, never the shape alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from dae import sources
+from dae.noise import Gaussian, Images, NoiseKind, Poisson, SaltAndPepper, Speckle, corrupt, grey_level_peaks
+
+FOUR: tuple[NoiseKind, ...] = (Gaussian(), SaltAndPepper(), Poisson(), Speckle())
+EACH = pytest.mark.parametrize("kind", FOUR, ids=lambda kind: kind.kind)
+CHANNELS = pytest.mark.parametrize("channels", [1, 3])
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def flat(value: float, count: int = 8, side: int = 64, channels: int = 1) -> Images:
+    return np.full((count, side, side, channels), value, np.float32)
+
+
+def textured(count: int, side: int = 12, channels: int = 1, seed: int = 5) -> Images:
+    return generator(seed).integers(0, 256, (count, side, side, channels)).astype(np.float32) / np.float32(255)
+
+
+def tiled(values: Sequence[float], count: int, side: int) -> Images:
+    """Return images filled with the values in turn."""
+    return np.resize(np.array(values, np.float32), count * side * side).reshape(count, side, side, 1)
+
+
+def skewness(values: NDArray[np.floating]) -> float:
+    centred = values.astype(np.float64).ravel() - values.mean(dtype=np.float64)
+    return float(np.mean(centred**3) / np.mean(centred**2) ** 1.5)
+
+
+# Gaussian
+
+
+@CHANNELS
+@pytest.mark.parametrize("variance", [0.01, 0.1, 1.0])
+def test_gaussian_noise_is_centred_with_the_configured_variance_and_no_skew(variance: float, channels: int) -> None:
+    x = flat(0.5, count=16, channels=channels)
+    noise = Gaussian(variance=variance)(x, generator()) - x
+    sigma = math.sqrt(variance)
+    assert abs(noise.mean()) < 5 * sigma / math.sqrt(noise.size)
+    assert noise.var() == pytest.approx(variance, rel=0.03)
+    assert abs(skewness(noise)) < 0.05
+    assert np.mean(np.abs(noise) < sigma) == pytest.approx(0.6827, abs=0.01)
+
+
+def test_gaussian_noise_does_not_depend_on_the_intensity() -> None:
+    dark, bright = (Gaussian()(flat(value), generator()) - flat(value) for value in (0.0, 1.0))
+    np.testing.assert_allclose(dark, bright, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Gaussian(), Poisson(peak=50), Speckle()], ids=lambda kind: kind.kind)
+def test_pixels_and_channels_get_independent_noise(kind: NoiseKind) -> None:
+    noise = (kind(flat(0.5, channels=3), generator()) - 0.5).astype(np.float64)
+    pairs = [(noise[..., 0], noise[..., 1]), (noise[..., 1], noise[..., 2]), (noise[:, :, 1:], noise[:, :, :-1])]
+    for one, other in [*pairs, (noise[1:], noise[:-1])]:
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
+
+
+# Salt and pepper
+
+
+def test_the_articles_counts_are_71_salt_and_8_pepper_of_784() -> None:
+    assert SaltAndPepper().counts(28 * 28) == (71, 8)
+
+
+@given(st.floats(0.01, 1), st.floats(0, 1), st.integers(64, 4096))
+def test_the_counts_are_the_shares_rounded_up(amount: float, salt_share: float, pixels: int) -> None:
+    salt, pepper = SaltAndPepper(amount=amount, salt_share=salt_share).counts(pixels)
+    for count, exact in ((salt, amount * pixels * salt_share), (pepper, amount * pixels * (1 - salt_share))):
+        assert -1e-9 < count - exact < 1 + 1e-9
+
+
+@pytest.mark.parametrize("salt_share", [0.0, 0.3, 0.9, 1.0])
+def test_the_share_of_hit_pixels_is_that_of_positions_drawn_with_replacement(salt_share: float) -> None:
+    kind = SaltAndPepper(amount=0.3, salt_share=salt_share)
+    y = kind(flat(0.5, count=300, side=20), generator())
+    salt, pepper = kind.counts(400)
+    left_by_salt, left_by_pepper = ((1 - 1 / 400) ** drawn for drawn in (salt, pepper))
+    assert np.mean(y == 0) == pytest.approx(1 - left_by_pepper, abs=0.004)
+    assert np.mean(y == 1) == pytest.approx((1 - left_by_salt) * left_by_pepper, abs=0.004)  # pepper falls on salt
+    assert np.mean(y == 0.5) == pytest.approx(left_by_salt * left_by_pepper, abs=0.004)
+
+
+def test_no_image_is_hit_more_often_than_positions_are_drawn() -> None:
+    y = SaltAndPepper()(flat(0.5, count=200, side=28), generator())
+    salted, peppered = np.sum(y == 1, axis=(1, 2, 3)), np.sum(y == 0, axis=(1, 2, 3))
+    assert salted.max() <= 71
+    assert peppered.max() <= 8
+    assert salted.min() >= 50
+
+
+def test_every_pixel_is_equally_likely_hit_the_last_row_and_column_too() -> None:
+    hit = np.mean(SaltAndPepper(amount=0.5, salt_share=1)(flat(0, count=4000, side=8), generator()), axis=(0, 3))
+    expected = 1 - (1 - 1 / 64) ** 32
+    assert np.abs(hit - expected).max() < 5 * math.sqrt(expected * (1 - expected) / 4000)
+
+
+def test_a_colour_pixel_is_hit_in_all_its_channels_and_the_others_stay_as_they_are() -> None:
+    x = textured(50, channels=3) * np.float32(0.8) + np.float32(0.1)
+    y = SaltAndPepper(amount=0.4, salt_share=0.5)(x, generator())
+    changed = np.any(y != x, axis=-1)
+    assert np.all((y[changed] == 1).all(axis=-1) | (y[changed] == 0).all(axis=-1))
+    np.testing.assert_array_equal(y[~changed], x[~changed])
+    assert 0 < changed.mean() < 0.4
+
+
+# Poisson
+
+
+@CHANNELS
+@pytest.mark.parametrize("peak", [4.0, 50.0, 1000.0])
+@pytest.mark.parametrize("x", [0.1, 0.5, 1.0])
+def test_poisson_noise_has_mean_x_variance_x_over_v_and_skewness_one_over_root_xv(
+    x: float, peak: float, channels: int
+) -> None:
+    y = Poisson(peak=peak)(flat(x, count=16, channels=channels), generator())
+    assert y.mean() == pytest.approx(x, abs=5 * math.sqrt(x / peak / y.size))
+    assert y.var() == pytest.approx(x / peak, rel=0.04)
+    assert skewness(y) == pytest.approx(1 / math.sqrt(x * peak), abs=0.12)
+
+
+def test_poisson_values_are_whole_photons() -> None:
+    photons = Poisson(peak=32)(textured(4), generator()) * 32
+    np.testing.assert_array_equal(photons, np.rint(photons))
+
+
+@EACH
+def test_black_stays_black_under_noise_that_scales_with_the_intensity(kind: NoiseKind) -> None:
+    y = kind(flat(0), generator())
+    assert bool(np.all(y == 0)) == (kind.kind in ("poisson", "speckle"))
+
+
+@pytest.mark.parametrize(
+    ("levels", "peak"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (128, 128), (129, 256), (256, 256)]
+)
+def test_the_peak_from_grey_levels_is_the_power_of_two_at_or_above_their_number(levels: int, peak: int) -> None:
+    image = tiled([level / 255 for level in range(levels)], 1, 16)
+    assert grey_level_peaks(image).tolist() == [peak]
+
+
+def test_each_image_has_its_own_peak_whatever_the_others_in_the_batch() -> None:
+    two, many = tiled([0, 1], 1, 16), textured(1, side=16)
+    assert grey_level_peaks(np.concatenate([two, many, two])).tolist() == [2, 256, 2]
+
+
+def test_poisson_noise_of_an_image_has_the_same_law_alone_and_among_richer_images() -> None:
+    poor = tiled([0, 0.5, 1], 200, 12)  # three levels, so v = 4
+    alone = Poisson()(poor, generator(1))
+    among = Poisson()(np.concatenate([poor, textured(200)]), generator(2))[:200]
+    for y in (alone, among):
+        assert y[poor == 0.5].var() == pytest.approx(0.5 / 4, rel=0.06)
+        assert y[poor == 1].var() == pytest.approx(1 / 4, rel=0.06)
+
+
+# Speckle
+
+
+@CHANNELS
+@pytest.mark.parametrize("variance", [0.04, 1.0])
+@pytest.mark.parametrize("x", [0.2, 1.0])
+def test_speckle_has_mean_x_variance_x_squared_and_no_skew(x: float, variance: float, channels: int) -> None:
+    y = Speckle(variance=variance)(flat(x, count=16, channels=channels), generator())
+    assert y.mean() == pytest.approx(x, abs=5 * x * math.sqrt(variance / y.size))
+    assert y.var() == pytest.approx(variance * x**2, rel=0.03)
+    assert abs(skewness(y)) < 0.05
+
+
+# All kinds, and the mix
+
+
+@EACH
+@CHANNELS
+def test_noise_is_float32_and_leaves_the_clean_images_alone(kind: NoiseKind, channels: int) -> None:
+    x = textured(3, channels=channels)
+    before = x.copy()
+    y = kind(x, generator())
+    assert y.dtype == np.float32
+    assert y.shape == x.shape
+    np.testing.assert_array_equal(x, before)
+    assert not np.shares_memory(x, y)
+
+
+@EACH
+@pytest.mark.parametrize("count", [0, 1])
+def test_noise_takes_a_single_image_and_none(kind: NoiseKind, count: int) -> None:
+    assert kind(textured(count), generator()).shape == (count, 12, 12, 1)
+
+
+@EACH
+def test_an_images_noise_has_the_same_law_whatever_its_neighbours(kind: NoiseKind) -> None:
+    image = tiled([0, 0.25, 1], 300, 12)
+    errors = [
+        np.square(kind(np.concatenate([image, neighbours]), generator(seed))[:300] - image).mean()
+        for seed, neighbours in enumerate([image[:0], flat(0, 300, 12), flat(1, 300, 12), textured(300)])
+    ]
+    assert max(errors) < 1.08 * min(errors)
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=4, max_size=4), st.integers(0, 2**31))
+@settings(max_examples=20)
+def test_each_kind_gets_its_share_of_the_images_by_weight(weights: Sequence[float], seed: int) -> None:
+    kinds = [kind.model_copy(update={"weight": weight}) for kind, weight in zip(FOUR, weights, strict=True)]
+    _, drawn = corrupt(np.zeros((4000, 2, 2, 1), np.float32), kinds, generator(seed))
+    shares = np.bincount(drawn, minlength=4) / 4000
+    np.testing.assert_allclose(shares, np.array(weights) / sum(weights), atol=0.045)
+
+
+def test_the_kind_reported_is_the_kind_applied() -> None:
+    x = flat(0.5, count=200, side=16)
+    y, drawn = corrupt(x, (SaltAndPepper(), Speckle(variance=1e-4), Gaussian(variance=4)), generator())
+    spread = y.std(axis=(1, 2, 3))
+    assert set(np.unique(y[drawn == 0])) == {0, 0.5, 1}
+    assert spread[drawn == 1].max() < 0.02
+    assert spread[drawn == 2].min() > 1
+    assert drawn.dtype == np.uint8
+
+
+def test_the_same_generator_gives_the_same_pixels_and_another_gives_others() -> None:
+    x = textured(40)
+    (one, kinds), (same, same_kinds), (other, _) = (corrupt(x, FOUR, generator(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    np.testing.assert_array_equal(kinds, same_kinds)
+    assert not np.array_equal(one, other)
+
+
+def test_clipping_changes_nothing_but_what_lies_outside_0_to_1() -> None:
+    x = textured(60)
+    (raw, _), (clipped, _) = (corrupt(x, FOUR, generator(), clip=clip) for clip in (False, True))
+    assert raw.min() < 0
+    assert raw.max() > 1
+    np.testing.assert_array_equal(clipped, np.clip(raw, 0, 1))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_batch_too_small_for_every_kind_is_no_error(count: int, seed: int) -> None:
+    noisy, drawn = corrupt(textured(count), FOUR, generator(seed))
+    assert (len(noisy), len(drawn)) == (count, count)
+    assert np.isfinite(noisy).all()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((2, 8, 8, 1)), np.zeros((2, 8, 8, 1), np.uint8), np.zeros((8, 8, 1), np.float32)],
+    ids=["float64", "uint8", "rank 3"],
+)
+def test_images_of_another_dtype_or_rank_are_refused(images: Images) -> None:
+    with pytest.raises(ValueError, match=rf"images must be float32 of shape .*received {images.dtype} of shape"):
+        corrupt(images, FOUR, generator())
+
+
+def test_a_mix_without_a_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one kind of noise, received none"):
+        corrupt(textured(1), (), generator())
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (kind, field, value)
+        for kind, field, values in [
+            (Gaussian, "variance", (0, -1, math.nan, math.inf)),
+            (Gaussian, "weight", (0, -1, math.nan, math.inf)),
+            (SaltAndPepper, "amount", (0, 1.1, math.nan)),
+            (SaltAndPepper, "salt_share", (-0.1, 1.1, math.nan)),
+            (Poisson, "peak", (0, -1, math.nan, math.inf, "auto")),
+            (Speckle, "variance", (0, -1, math.nan, math.inf)),
+        ]
+        for value in values
+    ],
+)
+def test_a_strength_outside_its_range_is_refused(kind: type[NoiseKind], field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        kind.model_validate({field: value})
+
+
+# The figures of real MNIST; those of salt and pepper left the last row and column out
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    with np.load(sources.MNIST) as arrays:
+        images: Images = (arrays["x_test"].astype(np.float32) / np.float32(255))[..., None]
+        return images
+
+
+@pytest.mark.parametrize(
+    ("kinds", "raw", "clipped"),
+    [
+        ((Gaussian(),), 0.1000, 0.0516),
+        ((SaltAndPepper(),), 0.0726, 0.0726),
+        ((Poisson(),), 0.00210, 0.00128),
+        ((Speckle(),), 0.1136, 0.0323),
+        (FOUR, 0.0720, 0.0390),
+    ],
+    ids=["gaussian", "salt_and_pepper", "poisson", "speckle", "equal mix"],
+)
+def test_doing_nothing_on_mnist_costs_the_measured_error(
+    digits: Images, kinds: Sequence[NoiseKind], raw: float, clipped: float
+) -> None:
+    noisy, _ = corrupt(digits, kinds, generator())
+    assert np.mean(np.square(noisy - digits), dtype=np.float64) == pytest.approx(raw, rel=0.025)
+    np.clip(noisy, 0, 1, out=noisy)
+    assert np.mean(np.square(noisy - digits), dtype=np.float64) == pytest.approx(clipped, rel=0.025)
+
+
+def test_the_error_of_each_unclipped_law_on_mnist_is_what_the_law_predicts(digits: Images) -> None:
+    x = digits.astype(np.float64)
+    salted, peppered = (1 - (1 - 1 / 784) ** drawn for drawn in (71, 8))
+    v = grey_level_peaks(digits).astype(np.float64)[:, None, None, None]
+    predicted = [0.1, np.mean(peppered * x**2 + salted * (1 - peppered) * (1 - x) ** 2), np.mean(x / v), np.mean(x**2)]
+    found = [np.mean(np.square(kind(digits, generator()) - digits), dtype=np.float64) for kind in FOUR]
+    np.testing.assert_allclose(np.array(found), np.array(predicted, np.float64), rtol=0.005)

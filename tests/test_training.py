@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from dae import config_files, corruption, data, training
+from dae.checkpoint import Checkpoint, CheckpointError
+from dae.config import PipelineConfig
+from dae.records import ImageSets, NoisySets
+
+Prepared = tuple[PipelineConfig, ImageSets, NoisySets]
+SMALL = [
+    "data.validation=40",
+    "data.test=40",
+    "model.width=8",
+    "model.deep_width=8",
+    "model.deep_blocks=1",
+    "train.epochs=4",
+    "train.batch_size=32",
+    "train.steps_per_epoch=null",
+]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    y, x = np.mgrid[0:12, 0:12] / 11
+    phase = np.random.default_rng(0).random((300, 1, 1)) * 6
+    np.save(tmp_path / "waves.npy", np.rint(127 + 127 * np.sin(phase + 5 * x + 3 * y)).astype(np.uint8))
+    return tmp_path / "waves.npy"
+
+
+@pytest.fixture
+def prepare(source: Path) -> Callable[..., Prepared]:
+    def prepared(*settings: str) -> Prepared:
+        config = config_files.load(settings=[f"data.source={source}", *SMALL, *settings])
+        images = data.ingest(config.data)
+        return config, images, corruption.corrupt_sets(images, config.noise)
+
+    return prepared
+
+
+def curve(history: list[dict[str, float]]) -> list[tuple[float, float]]:
+    return [(row["train_loss"], row["val_mse"]) for row in history]
+
+
+def pixels(prepared: Prepared, indices: range, first_epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    batches = training.NoisyBatches(*prepared, first_epoch=first_epoch)
+    noisy, clean = zip(*(batches[index] for index in indices), strict=True)
+    return np.concatenate(noisy), np.concatenate(clean)
+
+
+def test_training_noise_is_the_same_whatever_the_batch_size(prepare: Callable[..., Prepared]) -> None:
+    small = pixels(prepare("train.batch_size=20", "train.drop_last=false"), range(11))
+    large = pixels(prepare("train.batch_size=55", "train.drop_last=false"), range(4))
+    for first, second in zip(small, large, strict=True):
+        assert first.shape == (220, 12, 12, 1)
+        np.testing.assert_array_equal(first, second)
+
+
+def test_training_noise_is_fresh_every_epoch(prepare: Callable[..., Prepared]) -> None:
+    prepared = prepare("train.drop_last=false", "noise.kinds=[{kind: gaussian}]")
+    steps = training.NoisyBatches(*prepared).steps
+    residuals = []
+    for epoch in (0, 1):
+        noisy, clean = pixels(prepared, range(epoch * steps, (epoch + 1) * steps))
+        residuals.append(np.sort((noisy - clean)[:, 5, 5, 0]))
+    assert not np.isclose(*residuals, atol=1e-6).any()
+    assert residuals[0].std() == pytest.approx(residuals[1].std(), rel=0.2)
+
+
+def test_every_training_image_is_seen_once_an_epoch(prepare: Callable[..., Prepared]) -> None:
+    prepared = prepare("train.drop_last=false")
+    steps = training.NoisyBatches(*prepared).steps
+    everything = np.sort(data.read(prepared[1].train).reshape(220, -1), axis=0)
+    for epoch in (0, 1):
+        _, clean = pixels(prepared, range(epoch * steps, (epoch + 1) * steps))
+        np.testing.assert_array_equal(np.sort(clean.reshape(220, -1), axis=0), everything)
+
+
+def test_frozen_noise_stays_with_its_image(prepare: Callable[..., Prepared]) -> None:
+    prepared = prepare("noise.training=frozen", "train.drop_last=false")
+    steps = training.NoisyBatches(*prepared).steps
+    first, second = (pixels(prepared, range(e * steps, (e + 1) * steps))[0].reshape(220, -1) for e in (0, 1))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(np.sort(first, axis=0), np.sort(second, axis=0))
+
+
+def test_a_batch_depends_on_its_number_alone(prepare: Callable[..., Prepared]) -> None:
+    prepared = prepare()
+    steps = training.NoisyBatches(*prepared).steps
+    straight = pixels(prepared, range(2 * steps, 3 * steps))
+    resumed = pixels(prepared, range(steps), first_epoch=2)
+    backwards = pixels(prepared, range(3 * steps - 1, 2 * steps - 1, -1))
+    np.testing.assert_array_equal(straight[0], resumed[0])
+    np.testing.assert_array_equal(np.sort(straight[0].ravel()), np.sort(backwards[0].ravel()))
+
+
+def test_the_epochs_follow_one_another_in_fit(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    """Keras asks for the batches ahead of time; what it trains on must still be each epoch's own noise."""
+    prepared = prepare("train.learning_rate=1e-30", "train.schedule=constant")
+    model, history = training.fit(*prepared, tmp_path / "checkpoint")
+    steps = training.NoisyBatches(*prepared).steps
+    for epoch, row in enumerate(history):
+        noisy, clean = pixels(prepared, range(epoch * steps, (epoch + 1) * steps))
+        expected = float(np.mean(np.square(model.predict_on_batch(noisy) - clean), dtype=np.float64))
+        assert row["train_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_same_config_and_seed_give_the_same_curve_to_the_last_digit(
+    prepare: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    prepared = prepare()
+    first, second = (training.fit(*prepared, tmp_path / name)[1] for name in "ab")
+    assert curve(first) == curve(second)
+    assert len(first) == 4
+
+
+def test_another_seed_gives_another_curve(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    first = training.fit(*prepare("train.seed=1"), tmp_path / "a")[1]
+    second = training.fit(*prepare("train.seed=2"), tmp_path / "b")[1]
+    assert curve(first)[0] != curve(second)[0]
+
+
+def test_the_best_epoch_is_restored(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    config, images, noisy = prepare("train.learning_rate=0.03", "train.schedule=constant", "train.epochs=6")
+    model, history = training.fit(config, images, noisy, tmp_path / "checkpoint")
+    values = [row["val_mse"] for row in history]
+    assert training.validation_mse(model, noisy.validation) == min(values)
+
+
+def test_patience_stops_and_a_stopped_training_does_not_go_on(
+    prepare: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    prepared = prepare("train.learning_rate=1e-30", "train.schedule=constant", "train.patience=2", "train.epochs=9")
+    _, history = training.fit(*prepared, tmp_path / "checkpoint")
+    assert len(history) == 3
+    _, again = training.fit(*prepared, tmp_path / "checkpoint")
+    assert again == history
+
+
+def test_divergence_is_an_error(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    prepared = prepare("train.learning_rate=1e30", "train.schedule=constant")
+    with pytest.raises(training.TrainingDivergedError, match="must be finite"):
+        training.fit(*prepared, tmp_path / "checkpoint")
+
+
+def test_validation_mse_is_that_of_the_predictions(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    config, images, noisy = prepare("train.epochs=1")
+    model, history = training.fit(config, images, noisy, tmp_path / "checkpoint")
+    damaged, clean, _ = corruption.read_block(noisy.validation, slice(None))
+    difference = model.predict_on_batch(damaged).astype(np.float64) - clean
+    assert history[0]["val_mse"] == pytest.approx(np.mean(difference**2), rel=1e-6)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dae import backend
+backend.configure()
+from dae import config_files, corruption, data, training
+config = config_files.load(settings=sys.argv[2:])
+images = data.ingest(config.data)
+noisy = corruption.corrupt_sets(images, config.noise)
+def report(epoch, row):
+    if epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+training.fit(config, images, noisy, Path(sys.argv[1]), report)
+"""
+
+
+def test_a_killed_training_resumes_and_ends_as_an_undisturbed_one(
+    prepare: Callable[..., Prepared], tmp_path: Path, source: Path
+) -> None:
+    prepared = prepare()
+    settings = [f"data.source={source}", *SMALL]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), *settings]
+    killed = subprocess.run(command, env=os.environ, check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert len(Checkpoint.open(tmp_path / "killed", prepared[0].digest).history) == 2
+
+    reported: list[int] = []
+    resumed, history = training.fit(*prepared, tmp_path / "killed", lambda epoch, row: reported.append(epoch))
+    undisturbed, expected = training.fit(*prepared, tmp_path / "undisturbed")
+    assert curve(history) == curve(expected)
+    assert reported == [0, 1, 2, 3]
+    for first, second in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    training.fit(*prepare("train.epochs=1"), tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="under its own configuration"):
+        training.fit(*prepare("train.epochs=2"), tmp_path / "checkpoint")
+
+
+def test_a_damaged_checkpoint_is_an_error(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.json").write_text('{"history": [')
+    with pytest.raises(CheckpointError, match=r"state\.json: must be the state of a training"):
+        training.fit(*prepare(), tmp_path / "checkpoint")
+
+
+def test_the_cosine_schedule_ends_at_zero(prepare: Callable[..., Prepared]) -> None:
+    config, images, _ = prepare()
+    model = training.compiled(config, images)
+    steps = config.train.epochs * training.steps_per_epoch(config.train, images.train.count)
+    schedule = model.optimizer._learning_rate
+    assert isinstance(schedule, keras.optimizers.schedules.CosineDecay)
+    warmup = round(config.train.warmup * steps)
+    assert math.isclose(float(schedule(warmup)), config.train.learning_rate, rel_tol=1e-6)
+    assert float(schedule(0)) == 0 or warmup == 0
+    assert float(schedule(steps)) < 1e-9
+
+
+def test_an_epoch_of_fewer_steps_goes_through_the_same_batches(prepare: Callable[..., Prepared]) -> None:
+    passes = pixels(prepare(), range(12))
+    short = prepare("train.steps_per_epoch=4")
+    pieces = [pixels(short, range(4), first_epoch=epoch) for epoch in range(3)]
+    for whole, parts in zip(passes, zip(*pieces, strict=True), strict=True):
+        np.testing.assert_array_equal(whole, np.concatenate(parts))
