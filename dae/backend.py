@@ -9,7 +9,7 @@ import sys
 SETTINGS = {
     # oneDNN changes the results in the last digits, so it must not depend on the machine; training is faster with it.
     "TF_ENABLE_ONEDNN_OPTS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
     # No word to anyone: telemetry of MLflow and Prefect off.
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",

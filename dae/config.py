@@ -13,7 +13,7 @@ from dae.noise import Gaussian, Noise, Poisson, SaltAndPepper, Speckle
 from dae.records import Frozen
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 MIN_SIDE = 8
@@ -45,6 +45,12 @@ class DataConfig(Frozen):
     )
     seed: Seed = 0
 
+    @model_validator(mode="after")
+    def _only_folders_are_cut(self) -> Self:
+        if self.patch is not None and self.source in ("mnist", "fashion_mnist"):
+            raise ValueError(f"patch cuts the images of a folder, received patch {self.patch} for {self.source}")
+        return self
+
 
 class NoiseConfig(Frozen):
     """The mix of noise. Each image gets one kind, drawn by weight; `training` says how often training images get theirs."""
@@ -73,8 +79,12 @@ class ModelConfig(Frozen):
     architecture: Literal["unet", "article"] = "unet"
     width: Annotated[int, Field(ge=4, le=512)] = Field(48, description="unet: channels at half resolution")
     deep_width: Annotated[int, Field(ge=4, le=512)] = Field(64, description="unet: channels at quarter resolution")
-    blocks: Annotated[int, Field(ge=1, le=32)] = Field(1, description="unet: residual blocks at half resolution, each way")
-    deep_blocks: Annotated[int, Field(ge=1, le=32)] = Field(2, description="unet: residual blocks at quarter resolution")
+    blocks: Annotated[int, Field(ge=1, le=32)] = Field(
+        1, description="unet: residual blocks at half resolution, each way"
+    )
+    deep_blocks: Annotated[int, Field(ge=1, le=32)] = Field(
+        2, description="unet: residual blocks at quarter resolution"
+    )
 
     def require(self, shape: tuple[int, int, int]) -> None:
         """Refuse an image shape ``(H, W, C)`` the network cannot take.

@@ -106,7 +106,10 @@ def _lines(error: ValidationError) -> Sequence[str]:
         text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
         merged.setdefault(path, []).append(text[0].lower() + text[1:])
         received[path] = problem["input"]
-    return [f"{path}: {', or '.join(texts)}; received {received[path]!r}" for path, texts in merged.items()]
+    said = {path: ", or ".join(texts) for path, texts in merged.items()}
+    return [
+        f"{path}: {t}" if "received" in t else f"{path}: {t}; received {received[path]!r}" for path, t in said.items()
+    ]
 
 
 def _path(location: tuple[int | str, ...]) -> str:

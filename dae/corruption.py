@@ -31,7 +31,9 @@ def corrupt_sets(images: ImageSets, config: NoiseConfig) -> NoisySets:
     the test set, both share one draw.
     """
     shares = ", ".join(f"{kind.kind.replace('_', ' ')} {share:.0%}" for kind, share in config.shares())
-    logger.info("corrupt: %s; training noise %s", shares, "fresh every epoch" if config.training == "fresh" else "frozen")
+    logger.info(
+        "corrupt: %s; training noise %s", shares, "fresh every epoch" if config.training == "fresh" else "frozen"
+    )
     test = freeze(images.test, config, "test")
     same = images.validation == images.test
     return NoisySets(
@@ -61,13 +63,15 @@ def freeze(images: ImageSet, config: NoiseConfig, split: str) -> NoisySet:
     if not target.is_dir():
         with store.publish(target) as draft:
             sha256 = _write(images, config, split, draft)
-            store.write_text(draft / "manifest.json", json.dumps({"split": split, "sha256": sha256, "noise": _law(config)}))
+            store.write_text(
+                draft / "manifest.json", json.dumps({"split": split, "sha256": sha256, "noise": _law(config)})
+            )
     return NoisySet(
         clean=images,
         path=str(target / "noisy.npy"),
         kinds_path=str(target / "kinds.npy"),
         kinds=tuple(kind.kind for kind in config.kinds),
-        sha256=json.loads((target / "manifest.json").read_text())["sha256"],
+        sha256=_stored_sha256(target),
     )
 
 
@@ -104,11 +108,24 @@ def verify(noisy: NoisySet) -> None:
         stored = np.load(noisy.path, mmap_mode="r"), np.load(noisy.kinds_path, mmap_mode="r")
         found = store.array_sha256(*stored), store.array_sha256(np.load(noisy.clean.path, mmap_mode="r"))
     except (OSError, ValueError) as error:
-        raise DataError(Path(noisy.path).parent, "must hold the stored noisy set; delete it to draw it again", str(error)) from error
-    for path, expected, digest in zip((noisy.path, noisy.clean.path), (noisy.sha256, noisy.clean.sha256), found, strict=True):
+        raise DataError(
+            Path(noisy.path).parent, "must hold the stored noisy set; delete it to draw it again", str(error)
+        ) from error
+    for path, expected, digest in zip(
+        (noisy.path, noisy.clean.path), (noisy.sha256, noisy.clean.sha256), found, strict=True
+    ):
         if digest != expected:
             rule = f"pixels must have SHA-256 {expected}; delete the folder to make them again"
             raise DataError(path, rule, digest)
+
+
+def _stored_sha256(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "manifest.json").read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            folder, "must hold a stored noisy set; delete the folder to draw it again", str(error)
+        ) from error
 
 
 def _law(config: NoiseConfig) -> dict[str, object]:
@@ -125,15 +142,15 @@ def _write(images: ImageSet, config: NoiseConfig, split: str, folder: Path) -> s
         noisy[rows], kinds[rows] = corrupt(data.read(images, rows), config.kinds, stream, clip=config.clip)
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        for _ in pool.map(draw, data.blocks(images.count)):
+        for _ in pool.map(draw, data.blocks(images.count, images.shape)):
             pass
     noisy.flush()
     kinds.flush()
     return store.array_sha256(noisy, kinds)
 
 
-def shuffled(count: int, seed: int, lap: int) -> Iterator[NDArray[np.intp]]:
+def shuffled(images: ImageSet, seed: int, lap: int) -> Iterator[NDArray[np.intp]]:
     """Yield the rows of each block of a pass, in that pass's seeded order."""
-    order = rng.stream(seed, "shuffle", lap).permutation(count)
-    for _, rows in data.blocks(count):
+    order = rng.stream(seed, "shuffle", lap).permutation(images.count)
+    for _, rows in data.blocks(images.count, images.shape):
         yield order[rows]

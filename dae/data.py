@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dae import rng, store
 from dae.config import DataConfig, config_sha256
-from dae.pixels import BLOCK, Block, DataError
+from dae.pixels import Block, DataError, images_per_block
 from dae.records import ImageSet, ImageSets
 from dae.sources import Part, Source, open_source
 
@@ -56,7 +56,9 @@ def ingest(config: DataConfig) -> ImageSets:
     images = _read_manifest(target)
     counts = [f"{getattr(images, name).count:,} {name}" for name in ("train", "validation", "test")]
     size = "x".join(map(str, images.train.shape))
-    logger.info("ingest: %s, %s images of %s, %s", images.source, " + ".join(counts), size, "found" if found else "stored")
+    logger.info(
+        "ingest: %s, %s images of %s, %s", images.source, " + ".join(counts), size, "found" if found else "stored"
+    )
     return images
 
 
@@ -65,51 +67,58 @@ def read(images: ImageSet, rows: slice | NDArray[np.intp] = slice(None)) -> NDAr
 
     The file is mapped anew each time, so that pages once read do not count against the process.
     """
-    pixels = np.load(images.path, mmap_mode="r")[rows].astype(np.float32)
+    pixels: NDArray[np.float32] = np.load(images.path, mmap_mode="r")[rows].astype(np.float32)
     pixels /= np.float32(255)
     return pixels
 
 
-def blocks(count: int, size: int = rng.BLOCK) -> Iterator[tuple[int, slice]]:
-    """Yield the number and the rows of each block of `size` images.
+def blocks(count: int, shape: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
+    """Yield the number and the rows of each block of `count` images of a shape.
 
     Examples
     --------
-    >>> list(blocks(5, 3))
-    [(0, slice(0, 3, None)), (1, slice(3, 5, None))]
+    >>> list(blocks(5, (512, 1024, 1)))
+    [(0, slice(0, 2, None)), (1, slice(2, 4, None)), (2, slice(4, 5, None))]
     """
+    size = images_per_block(shape)
     for block, start in enumerate(range(0, count, size)):
         yield block, slice(start, min(start + size, count))
 
 
 def _write_splits(source: Source, config: DataConfig, folder: Path) -> dict[str, object]:
     pool, groups = _gather(source.train, folder / "pool.raw", config.limit, source.name)
-    held: dict[str, NDArray[np.intp]] = {}
-    left = np.arange(len(pool))
-    if config.validation != "test":
-        held["validation"] = _hold_out(left, groups, config.validation, config.seed, "validation", source.name)
-    if source.test is None:
-        if config.validation == "test" and config.test is None:
-            raise DataError(source.name, "with data.validation = test, a source without test images needs data.test", "none")
-        held["test"] = _hold_out(
-            np.setdiff1d(left, held.get("validation", left[:0])),
-            groups,
-            config.test or config.validation,
-            config.seed,
-            "test",
-            source.name,
-        )
-    taken = np.concatenate([*held.values(), left[:0]])
-    splits = {"train": (pool, np.setdiff1d(left, taken))} | {name: (pool, rows) for name, rows in held.items()}
+    splits = {name: (pool, rows) for name, rows in _split(source, config, groups).items()}
     if source.test is not None:
         test, _ = _gather(source.test, folder / "test.raw", config.test_limit, source.name)
         if test.shape[1:] != pool.shape[1:]:
-            raise DataError(source.name, f"test images must be {pool.shape[1:]} as the training images are", f"{test.shape[1:]}")
+            rule = f"test images must be {pool.shape[1:]} as the training images are"
+            raise DataError(source.name, rule, f"{test.shape[1:]}")
         splits["test"] = (test, np.arange(len(test)))
-    manifest = {name: _write(folder / f"{name}.npy", images, rows) for name, (images, rows) in splits.items()}
+    manifest: dict[str, object] = {
+        name: _write(folder / f"{name}.npy", images, rows) for name, (images, rows) in splits.items()
+    }
     for raw in folder.glob("*.raw"):
         raw.unlink()
     return manifest | ({"validation": manifest["test"]} if config.validation == "test" else {})
+
+
+def _split(source: Source, config: DataConfig, groups: NDArray[np.intp]) -> dict[str, NDArray[np.intp]]:
+    """Return the rows of each split that is drawn from the training images, and of those that are left to train on."""
+    wanted: dict[str, int | float] = {}
+    if config.validation != "test":
+        wanted["validation"] = config.validation
+    if source.test is None:
+        share = config.test or config.validation
+        if share == "test":
+            rule = "with data.validation = test, a source without test images needs data.test"
+            raise DataError(source.name, rule, "none")
+        wanted["test"] = share
+    splits: dict[str, NDArray[np.intp]] = {}
+    left = np.arange(len(groups))
+    for name, share in wanted.items():
+        splits[name] = _hold_out(left, groups, share, config.seed, name, source.name)
+        left = np.setdiff1d(left, splits[name])
+    return splits | {"train": left}
 
 
 def _gather(part: Part, raw: Path, limit: int | None, name: str) -> tuple[Block, NDArray[np.intp]]:
@@ -119,11 +128,11 @@ def _gather(part: Part, raw: Path, limit: int | None, name: str) -> tuple[Block,
     count = 0
     with raw.open("wb") as file:
         for number, block in enumerate(part.blocks()):
-            block = block[: None if limit is None else limit - count]
-            shape = block.shape[1:]
-            groups.append(np.full(len(block), number) if part.grouped else np.arange(count, count + len(block)))
-            file.write(np.ascontiguousarray(block).data)
-            count += len(block)
+            kept = block[: None if limit is None else limit - count]
+            shape = kept.shape[1:]
+            groups.append(np.full(len(kept), number) if part.grouped else np.arange(count, count + len(kept)))
+            file.write(np.ascontiguousarray(kept).data)
+            count += len(kept)
             if count == limit:
                 break
     if count == 0:
@@ -149,7 +158,7 @@ def _hold_out(
 def _write(path: Path, images: Block, rows: NDArray[np.intp]) -> dict[str, object]:
     shape = (len(rows), *images.shape[1:])
     out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    for _, part in blocks(len(rows), BLOCK):
+    for _, part in blocks(len(rows), images.shape[1:]):
         out[part] = images[rows[part]]
     out.flush()
     return {"sha256": store.array_sha256(out), "shape": shape}
@@ -160,7 +169,9 @@ def _read_manifest(folder: Path) -> ImageSets:
         manifest = json.loads((folder / "manifest.json").read_text())
         splits = {name: _image_set(folder, name, manifest) for name in ("train", "validation", "test")}
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(folder, "must hold what ingest stored; delete the folder to make it again", str(error)) from error
+        raise DataError(
+            folder, "must hold what ingest stored; delete the folder to make it again", str(error)
+        ) from error
     return ImageSets(source=manifest["source"], digest=manifest["digest"], **splits)
 
 

@@ -16,7 +16,6 @@ from dae.metrics import Values
 from dae.noise import Images
 from dae.records import NoisySet, NoisySets, Quality, Scores, SplitScores
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -87,7 +86,7 @@ def measure(denoise: Denoiser, noisy: NoisySet) -> PerImage:
     columns: list[tuple[Values, ...]] = []
     kinds: list[NDArray[np.uint8]] = []
     seconds = 0.0
-    for _, rows in data.blocks(noisy.clean.count):
+    for _, rows in data.blocks(noisy.clean.count, noisy.clean.shape):
         damaged, clean, drawn = corruption.read_block(noisy, rows)
         started = time.perf_counter()
         restored = denoise(damaged)

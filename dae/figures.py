@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dae.evaluation import Examples
 from dae.noise import Images
@@ -21,7 +22,7 @@ def triptychs(examples: Examples, title: str) -> Figure:
     """Return clean | noisy | denoised for each example, two triptychs a line, each with its kind and its error."""
     count = len(examples.rows)
     lines = -(-count // 2)
-    figure = Figure(figsize=(9.6, 1.75 * lines + 0.7), layout="constrained")
+    figure = Figure(figsize=(9.6, 1.52 * lines + 0.7), layout="constrained")
     figure.suptitle(title, fontsize=12)
     axes = figure.subplots(lines, 7, squeeze=False, width_ratios=[1, 1, 1, 0.15, 1, 1, 1])
     for axis in axes.flat:
@@ -59,11 +60,18 @@ def loss_curves(history: Sequence[dict[str, float]], threshold: float | None) ->
     axis.plot(epochs, [row["train_loss"] for row in history], "o-", color="#7a8899", label="training loss (MSE)", ms=4)
     axis.plot(epochs, validation, "o-", color="#0b6fb8", label="validation MSE", ms=4)
     best = int(np.argmin(validation))
-    axis.plot(epochs[best], validation[best], "*", color="#0b6fb8", ms=13, label=f"best: {validation[best]:.5f}, epoch {best + 1}")
+    axis.plot(
+        epochs[best],
+        validation[best],
+        "*",
+        color="#0b6fb8",
+        ms=13,
+        label=f"best: {validation[best]:.5f}, epoch {best + 1}",
+    )
     if threshold is not None:
         axis.axhline(threshold, color="#c0392b", ls="--", label=f"gate: {threshold:g}")
     axis.set(xlabel="epoch", ylabel="mean squared error", yscale="log", title="Training")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_major_formatter("{x:.4f}")
     axis.yaxis.set_minor_formatter("{x:.4f}")
     axis.grid(alpha=0.3, which="both")
@@ -79,6 +87,8 @@ def _tiled(images: Images, side: int = 3) -> Images:
     height, width, channels = images.shape[1:]
     canvas = np.ones((side * side, height + 1, width + 1, channels), np.float32)
     canvas[: len(images), :height, :width] = images
-    return canvas.reshape(side, side, height + 1, width + 1, channels).swapaxes(1, 2).reshape(
-        side * (height + 1), side * (width + 1), channels
+    return (
+        canvas.reshape(side, side, height + 1, width + 1, channels)
+        .swapaxes(1, 2)
+        .reshape(side * (height + 1), side * (width + 1), channels)
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dae.pixels import BLOCK, Block, DataError, as_uint8
+from dae.pixels import Block, DataError, as_uint8, images_per_block
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I;16L": "I;16", "I": "I;16", "RGB": "RGB", "P": "RGB"}
@@ -116,7 +116,7 @@ def blocks(files: tuple[Path, ...], patch: int | None) -> Iterator[Block]:
             yield made
             continue
         gathered.append(made)
-        if len(gathered) == BLOCK:
+        if len(gathered) == images_per_block(first):
             yield np.concatenate(gathered)
             gathered = []
     if gathered:

@@ -24,8 +24,11 @@ def judge(scores: Scores, policy: GateConfig) -> Verdict:
         an exception.
     """
     checks: list[Check] = []
+    pooled = scores.validation.pooled.mse
     if policy.max_val_mse is not None:
-        checks.append(_at_most("val_mse", scores.validation.pooled.mse, policy.max_val_mse, "gate.max_val_mse"))
+        checks.append(_at_most("val_mse", pooled, policy.max_val_mse, "gate.max_val_mse"))
+    elif not math.isfinite(pooled):
+        checks.append(_at_most("val_mse", pooled, None, "every model"))
     if policy.beat_nothing:
         per_kind, nothing = scores.validation.per_kind, scores.validation.per_kind_nothing
         if not nothing:
@@ -36,16 +39,20 @@ def judge(scores: Scores, policy: GateConfig) -> Verdict:
             checks.append(_at_most(f"val_mse_{kind}", value, limit, "doing nothing"))
     reasons = tuple(check.reason for check in checks if not check.passed)
     if not checks:
-        reasons = ("the policy asks for nothing, and nothing is promoted for nothing: set gate.max_val_mse or gate.beat_nothing",)
+        reasons = (
+            "the policy asks for nothing, and nothing is promoted for nothing: set gate.max_val_mse or gate.beat_nothing",
+        )
     return Verdict(promoted=not reasons, checks=tuple(checks), reasons=reasons)
 
 
 def _at_most(name: str, value: float | None, limit: float | None, source: str) -> Check:
     passed = False
-    if value is None or limit is None:
-        reason = f"{name}: {'the score' if value is None else 'the limit'} is missing"
-    elif not (math.isfinite(value) and math.isfinite(limit)):
-        reason = f"{name}: {value:g} against a limit of {limit:g} ({source}) is not a comparison of finite numbers"
+    if value is None:
+        reason = f"{name}: the score is missing ({source})"
+    elif not math.isfinite(value):
+        reason = f"{name}: {value:g} is not a finite number ({source})"
+    elif limit is None or not math.isfinite(limit):
+        reason = f"{name}: there is no finite limit to compare {value:.5f} with ({source})"
     else:
         passed = value <= limit
         reason = f"{name}: {value:.5f} is {'at most' if passed else 'above'} {limit:.5f} ({source})"

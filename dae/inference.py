@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,27 +11,28 @@ import numpy as np
 from dae.noise import Images
 
 BATCH = 256
+BATCH_PIXELS = 2**21
 Denoiser = Callable[[Images], Images]
 
 
-def denoiser(model: Any, batch: int = BATCH) -> Denoiser:
+def denoiser(model: Any) -> Denoiser:
     """Return a function that applies a Keras model to any number of images.
 
     Parameters
     ----------
     model : keras.Model
-    batch : int
-        Images at a time. The last batch is filled up, so that the model is compiled for one shape only, and a result does not
-        depend on how many images it was computed with.
 
     Returns
     -------
     callable
-        Maps noisy float32 images ``(N, H, W, C)`` to restored ones, exactly as the model gives them.
+        Maps noisy float32 images ``(N, H, W, C)`` to restored ones, exactly as the model gives them. It works on 256 images at
+        a time, fewer of large ones. The last batch is filled up, so that the model is compiled for one shape only, and a
+        result does not depend on how many images it was computed with.
     """
 
     def denoise(noisy: Images) -> Images:
         restored = np.empty_like(noisy)
+        batch = max(1, min(BATCH, BATCH_PIXELS // math.prod(noisy.shape[1:])))
         for start in range(0, len(noisy), batch):
             part = noisy[start : start + batch]
             filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.float32)])

@@ -30,7 +30,7 @@ def mse(restored: Images, clean: Images) -> Values:
     [0.25, 0.25]
     """
     difference = restored.astype(np.float64) - clean
-    return np.mean(np.square(difference, out=difference), axis=(1, 2, 3))
+    return np.asarray(np.mean(np.square(difference, out=difference), axis=(1, 2, 3)))
 
 
 def psnr(errors: Values) -> Values:

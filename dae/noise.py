@@ -53,7 +53,7 @@ class Gaussian(NoiseKind):
     variance: Strength = 0.1
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
-        noisy = rng.standard_normal(images.shape, dtype=np.float32)
+        noisy = standard_normal(images.shape, rng)
         noisy *= np.float32(math.sqrt(self.variance))
         noisy += images
         return noisy
@@ -85,8 +85,10 @@ class SaltAndPepper(NoiseKind):
 
     def counts(self, pixels: int) -> tuple[int, int]:
         """Return how many salt and pepper positions are drawn in an image of so many pixels."""
-        drawn = self.amount * pixels
-        return math.ceil(drawn * self.salt_share), math.ceil(drawn * (1.0 - self.salt_share))
+        salt = self.amount * pixels * self.salt_share
+        pepper = self.amount * pixels * (1.0 - self.salt_share)
+        # Rounded first: 3.0000000000000004 positions are 3, not 4.
+        return math.ceil(round(salt, 9)), math.ceil(round(pepper, 9))
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
         count, height, width, channels = images.shape
@@ -125,13 +127,12 @@ class Poisson(NoiseKind):
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
         peaks = grey_level_peaks(images) if self.peak == "grey_levels" else np.full(len(images), self.peak, np.float32)
-        flat = images.reshape(len(images), math.prod(images.shape[1:]))  # -1 fails where there is no image
+        noisy = images * peaks[:, None, None, None]
         # Where the expectation is 0 the draw is 0: only lit pixels need one.
-        image, pixel = np.nonzero(flat)
-        peak = peaks[image]
-        noisy = np.zeros_like(flat)
-        noisy[image, pixel] = rng.poisson(flat[image, pixel] * peak) / peak
-        return noisy.reshape(images.shape)
+        lit = noisy > 0
+        noisy[lit] = rng.poisson(noisy[lit])
+        noisy /= peaks[:, None, None, None]
+        return noisy
 
 
 class Speckle(NoiseKind):
@@ -152,7 +153,7 @@ class Speckle(NoiseKind):
     variance: Strength = 1.0
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
-        noisy = rng.standard_normal(images.shape, dtype=np.float32)
+        noisy = standard_normal(images.shape, rng)
         noisy *= np.float32(math.sqrt(self.variance))
         noisy += 1
         noisy *= images
@@ -162,11 +163,28 @@ class Speckle(NoiseKind):
 Noise = Annotated[Gaussian | SaltAndPepper | Poisson | Speckle, Field(discriminator="kind")]
 
 
+def standard_normal(shape: tuple[int, ...], rng: np.random.Generator) -> Images:
+    """Return independent standard normal values, float32, at more than twice the speed of NumPy's own sampler.
+
+    Box and Muller, "A note on the generation of random normal deviates" (1958): two values from two uniform ones, by
+    functions that NumPy computes on whole vectors. The largest magnitude is that of a 24-bit uniform value, 5.8.
+    """
+    pairs = -(-math.prod(shape) // 2)
+    radius, angle = rng.random((2, pairs), dtype=np.float32)
+    np.subtract(1, radius, out=radius)  # in (0, 1]: the logarithm is finite
+    np.sqrt(np.multiply(np.log(radius, out=radius), -2, out=radius), out=radius)
+    angle *= np.float32(2 * np.pi)
+    values = np.concatenate([np.cos(angle), np.sin(angle)])
+    values[:pairs] *= radius
+    values[pairs:] *= radius
+    return values[: math.prod(shape)].reshape(shape)
+
+
 def grey_level_peaks(images: Images) -> Images:
     """Return each image's Poisson peak, the power of two at or above its number of distinct values; shape ``(N,)``."""
     ordered = np.sort(images.reshape(len(images), math.prod(images.shape[1:])), axis=1)
     levels = 1 + np.count_nonzero(ordered[:, 1:] != ordered[:, :-1], axis=1)
-    return np.exp2(np.ceil(np.log2(levels))).astype(np.float32)
+    return np.asarray(np.exp2(np.ceil(np.log2(levels))), np.float32)
 
 
 def corrupt(

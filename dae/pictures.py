@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,12 +30,10 @@ def pictures(denoise: Denoiser, noisy: NoisySet, per_image: PerImage) -> Iterato
         if len(rows):
             yield f"kind_{kind}", figures.triptychs(examples(denoise, noisy, rows), f"Test images: {label(kind)}")
     hardest = worst(per_image, WORST)
-    yield "worst", figures.triptychs(examples(denoise, noisy, hardest), f"The {len(hardest)} test images it does worst on")
+    yield (
+        "worst",
+        figures.triptychs(examples(denoise, noisy, hardest), f"The {len(hardest)} test images it does worst on"),
+    )
     grid = np.arange(noisy.clean.count)[figures.ARTICLE_GRID]
     grid = grid if len(grid) == 9 else np.arange(min(9, noisy.clean.count))
     yield "article_grid", figures.article_grid(examples(denoise, noisy, grid))
-
-
-def curve(history: Sequence[dict[str, float]], threshold: float | None) -> tuple[str, Figure]:
-    """Return the name and the figure of the loss curves."""
-    return "loss_curves", figures.loss_curves(history, threshold)

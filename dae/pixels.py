@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 4096
-"""Images read at a time."""
+MAX_BLOCK = 1024
+BLOCK_PIXELS = 2**20
 
 Block = NDArray[np.uint8]
+
+
+def images_per_block(shape: tuple[int, ...]) -> int:
+    """Return how many images of a shape are read, and share one random stream, at a time: about a million values.
+
+    It depends on nothing but the shape, so that neither batch size nor number of workers bears on the noise.
+
+    Examples
+    --------
+    >>> images_per_block((28, 28, 1)), images_per_block((512, 512, 3))
+    (1024, 1)
+    """
+    return max(1, min(MAX_BLOCK, BLOCK_PIXELS // math.prod(shape)))
 
 
 class DataError(ValueError):
@@ -53,9 +67,13 @@ def as_uint8(path: Path, images: NDArray[np.generic], first: int = 0) -> Block:
     [0, 255]
     """
     if images.ndim == 1:
-        raise DataError(path, "must hold images of shape (N, H, W) or (N, H, W, C)", "a single axis: labels, not images")
+        raise DataError(
+            path, "must hold images of shape (N, H, W) or (N, H, W, C)", "a single axis: labels, not images"
+        )
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape[1:]:
-        raise DataError(path, "must hold images of shape (N, H, W) or (N, H, W, C), C 1 or 3", f"shape (N, {_dims(images)})")
+        raise DataError(
+            path, "must hold images of shape (N, H, W) or (N, H, W, C), C 1 or 3", f"shape (N, {_dims(images)})"
+        )
     images = images if images.ndim == 4 else images[..., None]
     if images.dtype == np.uint8:
         return np.asarray(images, np.uint8)
@@ -76,4 +94,6 @@ def _require_unit_range(path: Path, images: NDArray[np.float64], first: int) -> 
     if bad.any():
         image, *pixel = np.argwhere(bad)[0].tolist()
         value = images[image][tuple(pixel)]
-        raise DataError(path, "float pixels must be finite and in [0, 1]", f"{value} in image {first + image} at {tuple(pixel)}")
+        raise DataError(
+            path, "float pixels must be finite and in [0, 1]", f"{value} in image {first + image} at {tuple(pixel)}"
+        )

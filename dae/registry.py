@@ -36,7 +36,9 @@ def register(
     if verdict.promoted:
         client.set_registered_model_alias(name, CHAMPION, version)
         if champion(name) != version:
-            raise RegistryError(f"alias {CHAMPION} of {name} must read back as version {version}, found {champion(name)}")
+            raise RegistryError(
+                f"alias {CHAMPION} of {name} must read back as version {version}, found {champion(name)}"
+            )
     aliases = tuple(client.get_model_version(name, version).aliases)
     tracking.set_tags(model.run_id, {"verdict": verdict.word, "model_version": version})
     return ModelVersion(name=name, version=version, model_uri=model.model_uri, verdict=verdict, aliases=aliases)

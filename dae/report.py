@@ -24,8 +24,10 @@ def label(kind: str) -> str:
 def rows(scores: Scores) -> Iterator[Row]:
     """Yield a line of text cells for each kind of noise, and one for all of them: validation, then the test MSE."""
     validation, test = scores.validation, scores.test
-    groups = [(label(kind), validation.per_kind[kind], validation.per_kind_nothing.get(kind), test.per_kind.get(kind))
-              for kind in validation.per_kind]
+    groups = [
+        (label(kind), validation.per_kind[kind], validation.per_kind_nothing.get(kind), test.per_kind.get(kind))
+        for kind in validation.per_kind
+    ]
     for name, model, nothing, held_out in [*groups, ("all", validation.pooled, validation.pooled_nothing, test.pooled)]:
         yield (
             name,

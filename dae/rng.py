@@ -10,9 +10,6 @@ import hashlib
 
 import numpy as np
 
-BLOCK = 1024
-"""Images that share one stream: the unit in which noise is drawn, whatever the batch size."""
-
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
     """Return the generator of a named stream.

@@ -34,7 +34,11 @@ def runs(experiment: str | None = None) -> pd.DataFrame:
     if not isinstance(found, pd.DataFrame) or found.empty:
         return pd.DataFrame()
     table = found.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS)
-    by_kind = sorted(name for name in found if name.startswith("metrics.val_mse_") and name != "metrics.val_mse_nothing")
+    by_kind = sorted(
+        str(name)
+        for name in found.columns
+        if str(name).startswith("metrics.val_mse_") and name != "metrics.val_mse_nothing"
+    )
     for name in by_kind:
         table[name.removeprefix("metrics.")] = found[name]
     table["seconds"] = (found["end_time"] - found["start_time"]).dt.total_seconds()
@@ -43,7 +47,9 @@ def runs(experiment: str | None = None) -> pd.DataFrame:
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows as JSON objects, None for what is missing."""
-    return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")]
+    return [
+        {str(key): None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")
+    ]
 
 
 def rows(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:

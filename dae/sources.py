@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dae import folder, store
 from dae.config import DataConfig
-from dae.pixels import BLOCK, Block, DataError, as_uint8
+from dae.pixels import Block, DataError, as_uint8, images_per_block
 
 MNIST = Path(__file__).parent / "assets" / "mnist.npz"
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
@@ -93,17 +93,18 @@ def _mnist() -> Source:
 def _fashion_mnist() -> Source:
     import keras
 
-    base = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
     names = [f"{part}-{what}.gz" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    target = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "fashion-mnist"
+    folders = [
+        Path(root).expanduser() / "datasets" / "fashion-mnist"
+        for root in (os.environ.get("KERAS_HOME", "~/.keras"), "/tmp/.keras")
+    ]
     try:
         keras.datasets.fashion_mnist.load_data()
     except Exception as error:  # the loader raises what urllib, gzip or NumPy raised
         rule = f"fashion_mnist needs {', '.join(names)}; without a network put them into that folder"
-        raise DataError(target, rule, f"{type(error).__name__}: {error}") from error
-    # Stored by now: get_file only says where, which need not be the home folder if that is read-only.
-    folder_name = "datasets/fashion-mnist"
-    train, test = (Path(keras.utils.get_file(n, origin=base + n, cache_subdir=folder_name)) for n in names[::2])
+        raise DataError(folders[0], rule, f"{type(error).__name__}: {error}") from error
+    target = next(each for each in folders if (each / names[0]).is_file())
+    train, test = target / names[0], target / names[2]
     return Source("fashion_mnist", (train, test), Part(lambda: _idx_blocks(train)), Part(lambda: _idx_blocks(test)))
 
 
@@ -115,7 +116,9 @@ def _npz(path: Path, name: str) -> Source:
         test = Part(lambda: _npz_blocks(path, "x_test")) if "x_test" in images else None
         return Source(name, (path,), Part(lambda: _npz_blocks(path, "x_train")), test)
     if len(images) != 1:
-        raise DataError(path, "must hold x_train (and x_test), or a single array", f"arrays {', '.join(members) or 'none'}")
+        raise DataError(
+            path, "must hold x_train (and x_test), or a single array", f"arrays {', '.join(members) or 'none'}"
+        )
     return Source(name, (path,), Part(lambda: _npz_blocks(path, images[0])))
 
 
@@ -141,12 +144,13 @@ def _stream(path: Path, file: IO[bytes], member: str = "") -> Iterator[Block]:
     yield from _rows(where, file, shape, dtype)
 
 
-def _rows(path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[Block]:  # type: ignore[type-arg]
+def _rows(path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[Block]:
     with _decoding(path):
         as_uint8(path, np.empty((0, *shape[1:]), dtype))  # refuses a wrong rank or dtype before any byte is read
     row = math.prod(shape[1:]) * dtype.itemsize
-    for start in range(0, shape[0], BLOCK):
-        count = min(BLOCK, shape[0] - start)
+    block = images_per_block(shape[1:])
+    for start in range(0, shape[0], block):
+        count = min(block, shape[0] - start)
         with _decoding(path):
             content = file.read(count * row)
         if len(content) < count * row:
@@ -163,7 +167,8 @@ IDX_DTYPES = {0x08: ">u1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def _idx_blocks(path: Path) -> Iterator[Block]:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    opened: IO[bytes] = cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+    with opened as file:
         with _decoding(path, "must be an IDX file or its .gz"):
             magic = file.read(4)
             if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_DTYPES:

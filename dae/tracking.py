@@ -151,7 +151,9 @@ def config_of(run_id: str) -> PipelineConfig:
 def log_inputs(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
     """Log the image sets as inputs of a run. MLflow keeps 36 characters of a digest: the first 32, and all 64 as a tag."""
     inputs = [_input(images.source, "train", images.train, noisy.train)]
-    inputs += [_input(images.source, name, getattr(noisy, name).clean, getattr(noisy, name)) for name in ("validation", "test")]
+    inputs += [
+        _input(images.source, name, getattr(noisy, name).clean, getattr(noisy, name)) for name in ("validation", "test")
+    ]
     client = connect()
     client.log_inputs(run_id, inputs)
     client.set_tag(run_id, "data_digest", images.digest)
@@ -161,7 +163,11 @@ def log_inputs(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
 
 def _input(source: str, context: str, clean: ImageSet, noisy: NoisySet | None) -> DatasetInput:
     digest = noisy.sha256 if noisy else clean.sha256
-    tags = {"mlflow.data.context": context, "clean_sha256": clean.sha256, "noise": noisy.sha256 if noisy else "fresh every epoch"}
+    tags = {
+        "mlflow.data.context": context,
+        "clean_sha256": clean.sha256,
+        "noise": noisy.sha256 if noisy else "fresh every epoch",
+    }
     dataset = Dataset(
         name=f"{source}-{context}",
         digest=digest[:32],
@@ -203,7 +209,7 @@ def log_figure(run_id: str, figure: Figure, name: str) -> None:
     MlflowClient().log_figure(run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": 120})
 
 
-def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[str, str]:  # type: ignore[type-arg]
+def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[str, str]:
     """Log a Keras model with its signature and an input example; return its id and its URI ``models:/m-...``."""
     import keras
     import mlflow.tensorflow
@@ -211,7 +217,9 @@ def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[
     from mlflow.types import Schema, TensorSpec
 
     # Unnamed on purpose: a named input would reach Keras as a dictionary.
-    schema = Schema([TensorSpec(np.dtype("float32"), tuple(-1 if size is None else size for size in model.input_shape))])
+    schema = Schema(
+        [TensorSpec(np.dtype("float32"), tuple(-1 if size is None else size for size in model.input_shape))]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         keras.config.disable_interactive_logging()  # MLflow tries the model on the example, with a progress bar

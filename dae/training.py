@@ -12,12 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from dae import architectures, corruption, data, rng
+from dae import architectures, corruption, data
 from dae.checkpoint import Checkpoint, History
 from dae.config import PipelineConfig, TrainConfig
 from dae.inference import denoiser
 from dae.metrics import mse
 from dae.noise import Images
+from dae.pixels import images_per_block
 from dae.records import ImageSets, NoisySet, NoisySets
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class NoisyBatches(keras.utils.PyDataset):
         self.config, self.images, self.frozen, self.first_epoch = config, images.train, noisy.train, first_epoch
         self.steps = steps_per_epoch(config.train, images.train.count)
         self.steps_per_pass = steps_per_pass(config.train, images.train.count)
+        self.block_size = images_per_block(images.train.shape)
         self._order: tuple[int, list[Any]] = (-1, [])
         self._blocks: dict[tuple[int, int], tuple[Images, Images]] = {}
 
@@ -58,8 +60,8 @@ class NoisyBatches(keras.utils.PyDataset):
         stop = min(start + self.config.train.batch_size, self.images.count)
         pieces = []
         while start < stop:
-            block, offset = divmod(start, rng.BLOCK)
-            end = min(offset + stop - start, rng.BLOCK)
+            block, offset = divmod(start, self.block_size)
+            end = min(offset + stop - start, self.block_size)
             pieces.append([images[offset:end] for images in self._block(lap, block)])
             start += end - offset
         noisy, clean = (np.concatenate(part) if len(part) > 1 else part[0] for part in zip(*pieces, strict=True))
@@ -68,9 +70,9 @@ class NoisyBatches(keras.utils.PyDataset):
     def _block(self, lap: int, block: int) -> tuple[Images, Images]:
         if (lap, block) not in self._blocks:
             if self._order[0] != lap:
-                self._order = (lap, list(corruption.shuffled(self.images.count, self.config.train.seed, lap)))
+                self._order = (lap, list(corruption.shuffled(self.images, self.config.train.seed, lap)))
             rows = self._order[1][block]
-            if len(self._blocks) > 1:  # batches come in order: at most two blocks are in use
+            if len(self._blocks) > self.config.train.batch_size // self.block_size + 1:  # batches come in order
                 self._blocks.pop(next(iter(self._blocks)))
             self._blocks[lap, block] = self._draw(lap, block, rows)
         return self._blocks[lap, block]
@@ -115,7 +117,7 @@ def validation_mse(model: keras.Model, noisy: NoisySet) -> float:
     """Return the pooled MSE over a frozen set, from predictions, in float64."""
     denoise = denoiser(model)
     total = 0.0
-    for _, rows in data.blocks(noisy.clean.count):
+    for _, rows in data.blocks(noisy.clean.count, noisy.clean.shape):
         damaged, clean, _ = corruption.read_block(noisy, rows)
         total += float(mse(denoise(damaged), clean).sum())
     return total / noisy.clean.count
@@ -138,7 +140,11 @@ class EndOfEpoch(keras.callbacks.Callback):
         logs["val_mse"] = validation_mse(self.model, self.noisy)
         if not np.isfinite(logs["val_mse"]):
             raise TrainingDivergedError(f"epoch {epoch + 1}: validation MSE must be finite, received {logs['val_mse']}")
-        row = {"train_loss": logs["loss"], "val_mse": logs["val_mse"], "epoch_seconds": time.perf_counter() - self.started}
+        row = {
+            "train_loss": logs["loss"],
+            "val_mse": logs["val_mse"],
+            "epoch_seconds": time.perf_counter() - self.started,
+        }
         self.checkpoint.save(self.model, row)
         self.report(epoch, row)
         best = self.checkpoint.best_epoch
@@ -185,8 +191,12 @@ def fit(
     end_of_epoch = EndOfEpoch(config.train, noisy.validation, checkpoint, report)
     logger.info(
         "train: %s of %s parameters, epochs %d to %d of %s steps of %d images",
-        model.name, f"{model.count_params():,}", batches.first_epoch + 1, config.train.epochs,
-        f"{batches.steps:,}", config.train.batch_size,
+        model.name,
+        f"{model.count_params():,}",
+        batches.first_epoch + 1,
+        config.train.epochs,
+        f"{batches.steps:,}",
+        config.train.batch_size,
     )
     if not checkpoint.finished(config.train):
         try:

@@ -35,9 +35,10 @@ def unet(channels: int, width: int, deep_width: int, blocks: int, deep_blocks: i
     Notes
     -----
     A residual U-Net (Ronneberger et al., 2015; He et al., 2016) that does no work at full resolution. Three parts are for the
-    noise at hand. The exact values some noise leaves, 0, 1 and what lies outside, are marked for the first layer. A global vector,
-    pooled after the first block, scales and shifts the channels of every later one (FiLM, Perez et al., 2018). The output is
-    a blend, weighted for every pixel, of a new value and the clipped input, so that an image that is nearly clean passes.
+    noise at hand. The exact values some noise leaves, 0, 1 and what lies outside, are marked for the first layer. A global
+    vector, pooled after the first block, scales and shifts the channels of every later one (FiLM, Perez et al., 2018). The
+    output is a blend, weighted for every pixel, of a new value and the clipped input, so that an image that is nearly clean
+    passes.
     The last convolution of each residual block starts at zero, so that the network starts as a shallow one.
     """
     noisy = keras.Input((None, None, channels), name="noisy")

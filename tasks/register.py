@@ -18,5 +18,7 @@ def register(
     """Judge the scores, register the model that was scored, and show the verdict beside the run."""
     verdict = gate.judge(scores, config.gate)
     version = registry.register(config, model, scores, verdict, images.digest, noisy)
-    create_markdown_artifact(report.markdown(version, scores), key="verdict", description=f"{verdict.word}: {config.run_name}")
+    create_markdown_artifact(
+        report.markdown(version, scores), key="verdict", description=f"{verdict.word}: {config.run_name}"
+    )
     return version

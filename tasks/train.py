@@ -16,7 +16,7 @@ from dae.records import ImageSets, NoisySets, TrainedModel
 @task(cache_policy=NO_CACHE)
 def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: str) -> TrainedModel:
     """Train, or go on where this run was interrupted, and log the model that validated best."""
-    from dae import pictures, training
+    from dae import figures, training
 
     logger = get_run_logger()
 
@@ -28,7 +28,7 @@ def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: s
     folder = store.cache() / "checkpoints" / run_id
     model, history = training.fit(config, images, noisy, folder, report)
     seconds = time.perf_counter() - started
-    tracking.log_figure(run_id, *reversed(pictures.curve(history, config.gate.max_val_mse)))
+    tracking.log_figure(run_id, figures.loss_curves(history, config.gate.max_val_mse), "loss_curves")
     example = corruption.read_block(noisy.validation, slice(2))[0]
     model_id, model_uri = tracking.log_model(run_id, model, example, config.tracking.model_name)
     values = [row["val_mse"] for row in history]

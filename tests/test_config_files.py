@@ -90,7 +90,14 @@ def test_settings_reach_into_the_kinds_of_noise() -> None:
 
 
 def test_what_is_dumped_loads_as_the_same_configuration(tmp_path: Path) -> None:
-    config = load(settings=["noise.kinds=[{kind: poisson, peak: 12.5}]", "data.validation=0.1", "data.patch=32"])
+    config = load(
+        settings=[
+            "noise.kinds=[{kind: poisson, peak: 12.5}]",
+            "data.validation=0.1",
+            "data.source=scans",
+            "data.patch=32",
+        ]
+    )
     assert load(written(tmp_path, dump(config))) == config
 
 
@@ -98,6 +105,9 @@ def test_what_is_dumped_loads_as_the_same_configuration(tmp_path: Path) -> None:
     ("setting", "message"),
     [
         ("train.epochs=0", "train.epochs: input should be greater than or equal to 1; received 0"),
+        ("data.patch=32", "data: patch cuts the images of a folder, received patch 32 for mnist$"),
+        ("data.validation=1.0", "data.validation: .*received 1.0"),
+        ("data.validation=true", "data.validation: .*received True"),
         ("train.nope=1", "train.nope: unknown key"),
         ("nope=1", "nope: unknown key"),
         ("nope.epochs=1", "nope: unknown key"),

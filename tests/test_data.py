@@ -15,7 +15,7 @@ from PIL import Image
 from dae import data, sources, store
 from dae.config import DataConfig
 from dae.data import ingest
-from dae.pixels import Block, DataError
+from dae.pixels import Block, DataError, images_per_block
 from dae.records import ImageSet, ImageSets
 
 SPLITS = ("train", "validation", "test")
@@ -309,9 +309,10 @@ def test_patches_of_a_single_file_cannot_be_split(home: Path) -> None:
     assert left_in_cache(home) == []
 
 
-@given(st.integers(0, 5000), st.integers(1, 2000))
-def test_blocks_cover_every_row_once_in_order(count: int, size: int) -> None:
-    found = list(data.blocks(count, size))
+@given(st.integers(0, 5000), st.integers(8, 300))
+def test_blocks_cover_every_row_once_in_order(count: int, side: int) -> None:
+    size = images_per_block((side, side, 1))
+    found = list(data.blocks(count, (side, side, 1)))
     rows: list[NDArray[np.intp]] = [np.arange(count)[part] for _, part in found]
     assert [number for number, _ in found] == list(range(len(found)))
     assert all(len(part) == size for part in rows[:-1])

@@ -100,14 +100,23 @@ def test_a_score_that_is_no_finite_number_refuses(value: float) -> None:
     ]:
         verdict = judge(scores, policy)
         assert not verdict.promoted
-        assert "is not a comparison of finite numbers" in verdict.reasons[0]
+        assert "finite" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("missing", KINDS)
 def test_a_missing_score_or_a_missing_floor_refuses(missing: str) -> None:
     without = {kind: 0.004 for kind in KINDS if kind != missing}
     for scores, what in [(scored(model=without), "score"), (scored(nothing=without), "limit")]:
-        assert judge(scores, GateConfig()).reasons == (f"val_mse_{missing}: the {what} is missing",)
+        (reason,) = judge(scores, GateConfig()).reasons
+        assert reason.startswith(f"val_mse_{missing}: ")
+        assert what in reason
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_pooled_score_that_is_no_number_refuses_whatever_is_asked(value: float) -> None:
+    verdict = judge(scored(pooled=value), GateConfig(max_val_mse=None))
+    assert not verdict.promoted
+    assert "val_mse" in verdict.reasons[0]
 
 
 def test_scores_without_any_kind_refuse_where_kinds_are_asked_for() -> None:

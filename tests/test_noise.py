@@ -11,9 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from scipy import stats
 
 from dae import sources
-from dae.noise import Gaussian, Images, NoiseKind, Poisson, SaltAndPepper, Speckle, corrupt, grey_level_peaks
+from dae.noise import (
+    Gaussian,
+    Images,
+    NoiseKind,
+    Poisson,
+    SaltAndPepper,
+    Speckle,
+    corrupt,
+    grey_level_peaks,
+    standard_normal,
+)
 
 FOUR: tuple[NoiseKind, ...] = (Gaussian(), SaltAndPepper(), Poisson(), Speckle())
 EACH = pytest.mark.parametrize("kind", FOUR, ids=lambda kind: kind.kind)
@@ -40,6 +51,23 @@ def tiled(values: Sequence[float], count: int, side: int) -> Images:
 def skewness(values: NDArray[np.floating]) -> float:
     centred = values.astype(np.float64).ravel() - values.mean(dtype=np.float64)
     return float(np.mean(centred**3) / np.mean(centred**2) ** 1.5)
+
+
+# Standard normal values
+
+
+@pytest.mark.parametrize("shape", [(1001, 999), (1,), (3, 0)])
+def test_standard_normal_values_are_normal_and_independent(shape: tuple[int, ...]) -> None:
+    values = standard_normal(shape, generator())
+    assert values.shape == shape
+    assert values.dtype == np.float32
+    if values.size > 1:
+        assert stats.kstest(values.ravel()[:200_000], "norm").pvalue > 1e-3
+        assert stats.kurtosis(values, axis=None) == pytest.approx(0, abs=0.02)
+        half = values.size // 2
+        halves = values.ravel()[:half], values.ravel()[half : 2 * half]
+        for first, second in (halves, [np.square(part) for part in halves]):
+            assert abs(np.corrcoef(first, second)[0, 1]) < 5 / math.sqrt(half)
 
 
 # Gaussian

@@ -164,7 +164,7 @@ def test_an_idx_file_of_floats_is_read(tmp_path: Path) -> None:
 def test_a_large_file_comes_in_blocks_that_make_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(sources, "BLOCK", 4)
+    monkeypatch.setattr(sources, "images_per_block", lambda shape: 4)
     WRITERS[name](tmp_path / name)
     found = list(opened(tmp_path / name).train.blocks())
     assert [len(block) for block in found] == [4, 2]
@@ -294,7 +294,7 @@ def test_an_array_that_is_no_images_is_refused(
 
 
 def test_the_image_at_fault_is_counted_through_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "BLOCK", 4)
+    monkeypatch.setattr(sources, "images_per_block", lambda shape: 4)
     array = np.zeros((10, 8, 8))
     array[9, 1, 2] = np.nan
     np.save(tmp_path / "a.npy", array)

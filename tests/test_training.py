@@ -52,7 +52,7 @@ def curve(history: list[dict[str, float]]) -> list[tuple[float, float]]:
     return [(row["train_loss"], row["val_mse"]) for row in history]
 
 
-def pixels(prepared: Prepared, indices: range, first_epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def pixels(prepared: Prepared, indices: range, first_epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
     batches = training.NoisyBatches(*prepared, first_epoch=first_epoch)
     noisy, clean = zip(*(batches[index] for index in indices), strict=True)
     return np.concatenate(noisy), np.concatenate(clean)
@@ -73,7 +73,7 @@ def test_training_noise_is_fresh_every_epoch(prepare: Callable[..., Prepared]) -
     for epoch in (0, 1):
         noisy, clean = pixels(prepared, range(epoch * steps, (epoch + 1) * steps))
         residuals.append(np.sort((noisy - clean)[:, 5, 5, 0]))
-    assert not np.isclose(*residuals, atol=1e-6).any()
+    assert not np.isclose(residuals[0], residuals[1], atol=1e-6).any()
     assert residuals[0].std() == pytest.approx(residuals[1].std(), rel=0.2)
 
 
@@ -137,9 +137,7 @@ def test_the_best_epoch_is_restored(prepare: Callable[..., Prepared], tmp_path: 
     assert training.validation_mse(model, noisy.validation) == min(values)
 
 
-def test_patience_stops_and_a_stopped_training_does_not_go_on(
-    prepare: Callable[..., Prepared], tmp_path: Path
-) -> None:
+def test_patience_stops_and_a_stopped_training_does_not_go_on(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
     prepared = prepare("train.learning_rate=1e-30", "train.schedule=constant", "train.patience=2", "train.epochs=9")
     _, history = training.fit(*prepared, tmp_path / "checkpoint")
     assert len(history) == 3

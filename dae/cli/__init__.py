@@ -18,7 +18,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(epilog="Exit codes: 0 promoted, 10 refused by the gate, 2 bad usage or configuration, 1 error.")(train.train)
+app.command(epilog="Exit codes: 0 promoted, 10 refused by the gate, 2 bad usage or configuration, 1 error.")(
+    train.train
+)
 app.command()(runs.runs)
 app.command()(runs.ui)
 app.command()(config.config)
@@ -32,7 +34,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     from dae import backend
 

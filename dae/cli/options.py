@@ -12,11 +12,17 @@ import typer
 ERROR, USAGE, REFUSED = 1, 2, 10
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="A YAML file; what it leaves out has its default.", show_default=False)
+    Path | None,
+    typer.Option("--config", "-c", help="A YAML file; what it leaves out has its default.", show_default=False),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change one value, such as train.epochs=3. Can be repeated.", show_default=False),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change one value, such as train.epochs=3. Can be repeated.",
+        show_default=False,
+    ),
 ]
 
 

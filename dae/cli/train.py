@@ -49,7 +49,9 @@ def _resolve(config: options.ConfigFile, settings: options.Settings, resume: str
         if resume is None:
             return config_files.load(config, settings or [])
         if config or settings:
-            raise options.fail("--resume takes the run's own configuration: leave out --config and --set", options.USAGE)
+            raise options.fail(
+                "--resume takes the run's own configuration: leave out --config and --set", options.USAGE
+            )
         from dae import tracking
 
         try:

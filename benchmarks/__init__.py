@@ -1,0 +1,1 @@
+"""Measurements, each as a ratio of two things run side by side on one machine: ``make bench``."""

@@ -1,0 +1,60 @@
+"""Runs of the command ``dae train`` in a process of their own, measured from outside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Wall time of a command in seconds, and the largest resident memory of its processes together, in GiB."""
+
+    seconds: float
+    peak_gib: float
+    training_gib: float
+
+
+def train(home: Path, *arguments: str) -> Measured:
+    """Run ``dae train`` with everything it stores below `home`, sampling the memory of its processes.
+
+    Raises
+    ------
+    SystemExit
+        If the command ends with an error.
+    """
+    environment = os.environ | {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "DAE_HOME": str(home)}
+    environment = {
+        name: value for name, value in environment.items() if name not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
+    }
+    started = time.perf_counter()
+    with (home / "log.txt").open("w") as log:
+        command = [sys.executable, "-m", "dae.cli", "train", *arguments]
+        process = psutil.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    peak = own = 0
+    while True:
+        try:
+            process.wait(timeout=0.2)
+            break
+        except psutil.TimeoutExpired:
+            memory = _resident(process)
+            peak, own = max(peak, sum(memory)), max(own, memory[0])
+    if process.returncode not in (0, 10):
+        raise SystemExit((home / "log.txt").read_text())
+    return Measured(time.perf_counter() - started, peak / 2**30, own / 2**30)
+
+
+def _resident(process: psutil.Process) -> list[int]:
+    found = [0]
+    for each in (process, *process.children(recursive=True)):
+        try:
+            found.append(each.memory_info().rss)
+        except psutil.NoSuchProcess:
+            continue
+    return [found[1] if len(found) > 1 else 0, *found[2:]]
