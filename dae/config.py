@@ -111,7 +111,9 @@ class TrainConfig(Frozen):
     learning_rate: Positive = 6e-3
     beta_2: Share = Field(0.99, description="Adam's decay rate of the second moment")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="cosine: decays to 0 at the last step")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="cosine: share of the steps to rise from 0")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        120, description="cosine: steps in which the rate rises from 0, at most half of all"
+    )
     drop_last: bool = Field(True, description="leave out a pass's last batch where it would be smaller")
     patience: Count | None = Field(None, description="stop after so many epochs without a better validation MSE")
     jit_compile: bool = Field(False, description="compile the training step with XLA")

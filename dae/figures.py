@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from dae.evaluation import Examples
 from dae.noise import Images
@@ -20,34 +20,34 @@ ARTICLE_GRID = slice(92, 101)
 
 def triptychs(examples: Examples, title: str) -> Figure:
     """Return clean | noisy | denoised for each example, two triptychs a line, each with its kind and its error."""
-    count = len(examples.rows)
-    lines = -(-count // 2)
-    figure = Figure(figsize=(9.6, 1.52 * lines + 0.7), layout="constrained")
-    figure.suptitle(title, fontsize=12)
-    axes = figure.subplots(lines, 7, squeeze=False, width_ratios=[1, 1, 1, 0.15, 1, 1, 1])
+    lines = -(-len(examples.rows) // 2)
+    figure = Figure(figsize=(9.6, 1.75 * lines + 0.75))
+    figure.suptitle(title, fontsize=12, y=1 - 0.12 / figure.get_figheight(), va="top")
+    axes = figure.subplots(lines, 2, squeeze=False)
+    edge = 0.6 / figure.get_figheight()
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - edge, bottom=edge / 2, wspace=0.04, hspace=0.16)
     for axis in axes.flat:
         axis.set_axis_off()
-    for index in range(count):
-        three = axes[index // 2, 4 * (index % 2) : 4 * (index % 2) + 3]
-        for axis, name in zip(three, COLUMNS, strict=True):
-            _show(axis, getattr(examples, name)[index])
-            if index < 2:
-                axis.set_title(name, fontsize=10)
+    for index, axis in zip(range(len(examples.rows)), axes.flat, strict=False):
+        images = np.stack([getattr(examples, name)[index] for name in COLUMNS])
+        _show(axis, _tiled(images, columns=3))
         note = f"#{examples.rows[index]} · {label(examples.kinds[index])} · MSE {examples.mse[index]:.4f}"
-        three[1].text(0.5, -0.06, note, transform=three[1].transAxes, ha="center", va="top", fontsize=8)
+        axis.text(0.5, -0.03, note, transform=axis.transAxes, ha="center", va="top", fontsize=8)
+        for column, name in enumerate(COLUMNS if index < 2 else ()):
+            axis.text((2 * column + 1) / 6, 1.03, name, transform=axis.transAxes, ha="center", fontsize=10)
     return figure
 
 
 def article_grid(examples: Examples) -> Figure:
     """Return the article's own picture: nine test images as 3x3 grids, clean, noisy and denoised side by side."""
-    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
-    first, last = examples.rows[0], examples.rows[-1]
-    figure.suptitle(f"Test images {first} to {last}", fontsize=12)
+    figure = Figure(figsize=(9.6, 3.7))
+    figure.suptitle(f"Test images {examples.rows[0]} to {examples.rows[-1]}", fontsize=12)
     axes = figure.subplots(1, 3)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.84, bottom=0.01, wspace=0.03)
     for axis, name in zip(axes, COLUMNS, strict=True):
         axis.set_title(name, fontsize=10)
         axis.set_axis_off()
-        _show(axis, _tiled(getattr(examples, name)))
+        _show(axis, _tiled(getattr(examples, name), columns=3))
     return figure
 
 
@@ -73,6 +73,7 @@ def loss_curves(history: Sequence[dict[str, float]], threshold: float | None) ->
     axis.set(xlabel="epoch", ylabel="mean squared error", yscale="log", title="Training")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_major_formatter("{x:.4f}")
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axis.yaxis.set_minor_formatter("{x:.4f}")
     axis.grid(alpha=0.3, which="both")
     axis.legend(frameon=False)
@@ -83,12 +84,11 @@ def _show(axis: Axes, image: Images) -> None:
     axis.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
 
-def _tiled(images: Images, side: int = 3) -> Images:
-    height, width, channels = images.shape[1:]
-    canvas = np.ones((side * side, height + 1, width + 1, channels), np.float32)
-    canvas[: len(images), :height, :width] = images
-    return (
-        canvas.reshape(side, side, height + 1, width + 1, channels)
-        .swapaxes(1, 2)
-        .reshape(side * (height + 1), side * (width + 1), channels)
-    )
+def _tiled(images: Images, columns: int) -> Images:
+    """Return the images side by side on white, `columns` a line, with a gap of a pixel between them."""
+    count, height, width, channels = images.shape
+    lines = -(-count // columns)
+    canvas = np.ones((lines * columns, height + 1, width + 1, channels), np.float32)
+    canvas[:count, :height, :width] = images
+    grid = canvas.reshape(lines, columns, height + 1, width + 1, channels).swapaxes(1, 2)
+    return grid.reshape(lines * (height + 1), columns * (width + 1), channels)[:-1, :-1]

@@ -107,7 +107,8 @@ def _learning_rate(config: TrainConfig, steps: int) -> Any:
     if config.schedule == "constant":
         return config.learning_rate
     cosine = keras.optimizers.schedules.CosineDecay
-    warmup = round(config.warmup * steps)
+    # Without a warm-up the unet can settle on handing its input through, and stay there.
+    warmup = min(config.warmup_steps, steps // 2)
     if warmup == 0:
         return cosine(config.learning_rate, steps)
     return cosine(0.0, steps - warmup, warmup_target=config.learning_rate, warmup_steps=warmup)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -20,8 +21,10 @@ from prefect.settings import PREFECT_API_URL
 
 from dae import config_files, corruption, data, registry, run_table, tracking
 from dae.config import PipelineConfig
+from dae.records import PipelineResult
 from flows.train import train_denoiser
 
+KINDS = ("gaussian", "salt_and_pepper", "poisson", "speckle")
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 TINY = ["data.limit=300", "data.validation=60", "data.test_limit=120", "train.epochs=1", "model.width=8"]
 
@@ -45,27 +48,62 @@ def only_run() -> mlflow.entities.Run:
     return run
 
 
-def test_smoke_run_is_promoted_and_recorded_whole() -> None:
-    config = smoke()
-    result = train_denoiser(config)
-    client = tracking.connect()
-    run = client.get_run(result.run_id)
+@dataclass(frozen=True)
+class Finished:
+    """Three runs, one after the other: promoted, refused, promoted."""
 
+    configs: tuple[PipelineConfig, ...]
+    results: tuple[PipelineResult, ...]
+
+
+@pytest.fixture(scope="module")
+def store_of_three(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    home = tmp_path_factory.mktemp("three")
+    configs = (smoke(), smoke(*TINY, "gate.max_val_mse=0.000001"), smoke(*TINY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAE_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return home, Finished(configs, tuple(train_denoiser(config) for config in configs))
+
+
+@pytest.fixture
+def three(store_of_three: tuple[Path, Finished], monkeypatch: pytest.MonkeyPatch) -> Finished:
+    """The three runs, with the store they are in as the one in use."""
+    monkeypatch.setenv("DAE_HOME", str(store_of_three[0]))
+    tracking.connect()
+    return store_of_three[1]
+
+
+def test_a_promoted_run_ends_alike_in_prefect_and_mlflow(three: Finished) -> None:
+    config, result = three.configs[0], three.results[0]
+    run = tracking.connect().get_run(result.run_id)
     assert result.version.verdict.promoted
-    assert registry.champion("dae-smoke") == result.version.version == "1"
     assert (run.info.run_name, run.info.status) == (config.run_name, "FINISHED")
     assert flow_run(result.run_id) == (config.run_name, "COMPLETED")
-    assert run.data.params == {key: str(value) for key, value in config.flat().items()}
 
+
+def test_a_run_holds_its_configuration_curves_scores_and_pictures(three: Finished) -> None:
+    config, result = three.configs[0], three.results[0]
+    client = tracking.connect()
+    run = client.get_run(result.run_id)
+    assert run.data.params == {key: str(value) for key, value in config.flat().items()}
+    assert tracking.config_of(result.run_id) == config
     for curve in ("train_loss", "val_mse"):
         assert [point.step for point in client.get_metric_history(result.run_id, curve)] == [1, 2]
-    kinds = ("gaussian", "salt_and_pepper", "poisson", "speckle")
-    expected = {f"{split}_mse_{kind}{end}" for split in ("val", "test") for kind in kinds for end in ("", "_nothing")}
+    expected = {f"{split}_mse_{kind}{end}" for split in ("val", "test") for kind in KINDS for end in ("", "_nothing")}
     assert expected | {"best_val_mse", "test_mse", "test_psnr", "test_ssim"} <= run.data.metrics.keys()
     assert run.data.metrics["best_val_mse"] == pytest.approx(result.model.best_val_mse, rel=1e-6)
+    stored = {artifact.path for artifact in client.list_artifacts(result.run_id, "figures")}
+    names = {"overview", "worst", "article_grid", "loss_curves"} | {f"kind_{kind}" for kind in KINDS}
+    assert stored == {f"figures/{name}.png" for name in names}
+    files = {artifact.path for artifact in client.list_artifacts(result.run_id)}
+    assert {"config.yaml", "environment", "scores.json"} <= files
 
-    images = data.ingest(config.data)
-    noisy = corruption.corrupt_sets(images, config.noise)
+
+def test_a_run_names_its_data_by_the_digests_of_every_byte(three: Finished) -> None:
+    images = data.ingest(three.configs[0].data)
+    noisy = corruption.corrupt_sets(images, three.configs[0].noise)
+    run = tracking.connect().get_run(three.results[0].run_id)
     assert run.inputs is not None
     digests = {
         tag.value: each.dataset.digest
@@ -73,36 +111,23 @@ def test_smoke_run_is_promoted_and_recorded_whole() -> None:
         for tag in each.tags
         if tag.key == "mlflow.data.context"
     }
-    assert digests == {
-        "train": images.train.sha256[:32],
-        "validation": noisy.validation.sha256[:32],
-        "test": noisy.test.sha256[:32],
-    }
+    full = {"train": images.train.sha256, "validation": noisy.validation.sha256, "test": noisy.test.sha256}
+    assert digests == {split: digest[:32] for split, digest in full.items()}
     assert run.data.tags["data_digest"] == images.digest
 
-    stored = {artifact.path for artifact in client.list_artifacts(result.run_id, "figures")}
-    names = {"overview", "worst", "article_grid", "loss_curves"} | {f"kind_{kind}" for kind in kinds}
-    assert stored == {f"figures/{name}.png" for name in names}
-    files = {artifact.path for artifact in client.list_artifacts(result.run_id)}
-    assert {"config.yaml", "environment", "scores.json"} <= files
-    assert tracking.config_of(result.run_id) == config
 
-    version = client.get_model_version("dae-smoke", "1")
+def test_a_version_is_the_scored_model_with_its_verdict_and_origin(three: Finished) -> None:
+    result = three.results[0]
+    version = tracking.connect().get_model_version("dae-smoke", "1")
     assert version.source == result.model.model_uri
     assert version.tags["verdict"] == "promoted"
     assert float(version.tags["best_val_mse"]) == result.scores.validation.pooled.mse
     tags = {"config_digest", "data_digest", "noise_digest.validation", "noise_digest.test", "git_commit", "git_dirty"}
     assert tags <= version.tags.keys()
 
-    model = mlflow.pyfunc.load_model("models:/dae-smoke@champion")
-    example = model.input_example
-    assert example is not None
-    assert model.predict(example).shape == example.shape == (2, 28, 28, 1)
 
-
-def test_the_scores_are_those_of_the_logged_model() -> None:
-    config = smoke(*TINY)
-    result = train_denoiser(config)
+def test_the_scores_are_those_of_the_logged_model(three: Finished) -> None:
+    config, result = three.configs[0], three.results[0]
     noisy = corruption.corrupt_sets(data.ingest(config.data), config.noise)
     model = tracking.load_model(result.model.model_uri)
     for stored, scores in ((noisy.validation, result.scores.validation), (noisy.test, result.scores.test)):
@@ -116,26 +141,46 @@ def test_the_scores_are_those_of_the_logged_model() -> None:
             assert scores.per_kind_nothing[kind].mse == pytest.approx(nothing[kinds == index].mean(), rel=1e-6)
 
 
-def test_a_refusal_keeps_the_champion_and_ends_well() -> None:
-    champion = train_denoiser(smoke(*TINY))
-    refused = train_denoiser(smoke(*TINY, "gate.max_val_mse=0.000001"))
+def test_a_refusal_is_registered_and_ends_well(three: Finished) -> None:
+    refused = three.results[1]
     assert not refused.version.verdict.promoted
     assert "val_mse" in refused.version.verdict.reasons[0]
-    assert (champion.version.version, refused.version.version) == ("1", "2")
-    assert registry.champion("dae-smoke") == "1"
+    assert (refused.version.version, refused.version.aliases) == ("2", ())
     assert tracking.connect().get_run(refused.run_id).info.status == "FINISHED"
     assert flow_run(refused.run_id)[1] == "COMPLETED"
     tags = tracking.connect().get_model_version("dae-smoke", "2").tags
     assert tags["verdict"] == "refused"
     assert tags["verdict_reasons"] == refused.version.verdict.reasons[0]
+
+
+def test_the_champion_is_the_version_promoted_last(three: Finished) -> None:
+    assert [result.version.aliases for result in three.results] == [("champion",), (), ("champion",)]
+    assert registry.champion("dae-smoke") == three.results[2].version.version == "3"
     verdicts = [(record["verdict"], record["model_version"]) for record in run_table.records(run_table.runs())]
-    assert verdicts == [("refused", "2"), ("promoted", "1")]
+    assert verdicts == [("promoted", "3"), ("refused", "2"), ("promoted", "1")]
 
 
-def test_a_better_model_takes_over_as_champion() -> None:
-    train_denoiser(smoke(*TINY))
-    second = train_denoiser(smoke(*TINY, "train.epochs=2"))
-    assert registry.champion("dae-smoke") == second.version.version == "2"
+def test_the_champion_predicts_on_its_own_input_example(three: Finished) -> None:
+    model = mlflow.pyfunc.load_model("models:/dae-smoke@champion")
+    example = model.input_example
+    assert example is not None
+    assert model.predict(example).shape == example.shape == (2, 28, 28, 1)
+
+
+def test_the_logged_model_file_opens_in_plain_keras(three: Finished) -> None:
+    result = three.results[0]
+    folder = Path(mlflow.artifacts.download_artifacts(result.model.model_uri))
+    assert keras.saving.load_model(folder / "data" / "model.keras", safe_mode=True).count_params() == (
+        result.model.parameters
+    )
+
+
+def test_a_finished_run_and_an_unknown_one_are_not_resumed(three: Finished) -> None:
+    for run_id, rule in ((three.results[0].run_id, "must be unfinished"), ("0" * 32, "no run")):
+        tracked = three.configs[0].tracking.model_copy(update={"resume": run_id})
+        with pytest.raises(tracking.TrackingError, match=rule):
+            train_denoiser(three.configs[0].model_copy(update={"tracking": tracked}))
+    assert tracking.connect().get_run(three.results[0].run_id).info.status == "FINISHED"
 
 
 def test_an_error_fails_both_runs_and_registers_nothing(tmp_path: Path) -> None:
@@ -218,16 +263,6 @@ def test_a_killed_run_is_resumed_as_the_same_mlflow_run_with_the_same_curve() ->
     assert client.get_run(result.run_id).info.status == "FINISHED"
 
 
-def test_a_finished_run_and_an_unknown_one_are_not_resumed() -> None:
-    config = smoke(*TINY)
-    finished = train_denoiser(config).run_id
-    for run_id, rule in ((finished, "must be unfinished"), ("0" * 32, "no run")):
-        again = config.model_copy(update={"tracking": config.tracking.model_copy(update={"resume": run_id})})
-        with pytest.raises(tracking.TrackingError, match=rule):
-            train_denoiser(again)
-    assert tracking.connect().get_run(finished).info.status == "FINISHED"
-
-
 def test_a_run_is_not_resumed_under_another_configuration() -> None:
     first = smoke(*TINY)
     with pytest.raises(KeyboardInterrupt), tracking.run(first, "none") as run_id:
@@ -235,12 +270,3 @@ def test_a_run_is_not_resumed_under_another_configuration() -> None:
     assert tracking.connect().get_run(run_id).info.status == "KILLED"
     with pytest.raises(tracking.TrackingError, match="another configuration"):
         train_denoiser(smoke(*TINY, "train.seed=5", f"tracking.resume={run_id}"))
-
-
-def test_the_logged_model_file_opens_in_plain_keras() -> None:
-    result = train_denoiser(smoke(*TINY))
-    folder = Path(mlflow.artifacts.download_artifacts(result.model.model_uri))
-    assert (
-        keras.saving.load_model(folder / "data" / "model.keras", safe_mode=True).count_params()
-        == result.model.parameters
-    )
