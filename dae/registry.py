@@ -1,10 +1,16 @@
-"""The Model Registry: every finished model becomes a version, and an alias names the one that is live."""
+"""Models in MLflow: logged and loaded by URI, registered as versions, and one of them named by an alias as live."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 from mlflow.exceptions import MlflowException
 
-from dae import tracking
+from dae import provenance, tracking
 from dae.config import PipelineConfig
 from dae.records import ModelVersion, NoisySets, Scores, TrainedModel, Verdict
 
@@ -13,6 +19,53 @@ CHAMPION = "champion"
 
 class RegistryError(RuntimeError):
     """The registry does not hold what was written to it."""
+
+
+def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[str, str]:
+    """Log a Keras model with its signature and an input example; return its id and its URI ``models:/m-...``."""
+    import mlflow.tensorflow
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    # Unnamed on purpose: a named input would reach Keras as a dictionary.
+    schema = Schema(
+        [TensorSpec(np.dtype("float32"), tuple(-1 if size is None else size for size in model.input_shape))]
+    )
+    with warnings.catch_warnings(), _no_progress_bar():
+        warnings.simplefilter("ignore")
+        info = Model.log(
+            None,
+            mlflow.tensorflow,
+            name=name,
+            run_id=run_id,
+            model=model,
+            signature=ModelSignature(inputs=schema, outputs=schema),
+            input_example=example,
+            pip_requirements=provenance.model_requirements(),
+        )
+    return str(info.model_id), str(info.model_uri)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep Keras from drawing a progress bar where MLflow tries a model on its input example."""
+    import keras
+
+    shown = keras.config.is_interactive_logging_enabled()
+    keras.config.disable_interactive_logging()
+    try:
+        yield
+    finally:
+        if shown:
+            keras.config.enable_interactive_logging()
+
+
+def load_model(model_uri: str) -> Any:
+    """Return the Keras model stored under a URI."""
+    import mlflow.tensorflow
+
+    tracking.connect()
+    return mlflow.tensorflow.load_model(model_uri, keras_model_kwargs={"safe_mode": True, "compile": False})
 
 
 def register(

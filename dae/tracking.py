@@ -8,14 +8,12 @@ import logging
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -207,42 +205,6 @@ def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
 def log_figure(run_id: str, figure: Figure, name: str) -> None:
     """Store a figure as ``figures/<name>.png``."""
     MlflowClient().log_figure(run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": 120})
-
-
-def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[str, str]:
-    """Log a Keras model with its signature and an input example; return its id and its URI ``models:/m-...``."""
-    import keras
-    import mlflow.tensorflow
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    # Unnamed on purpose: a named input would reach Keras as a dictionary.
-    schema = Schema(
-        [TensorSpec(np.dtype("float32"), tuple(-1 if size is None else size for size in model.input_shape))]
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        keras.config.disable_interactive_logging()  # MLflow tries the model on the example, with a progress bar
-        info = Model.log(
-            None,
-            mlflow.tensorflow,
-            name=name,
-            run_id=run_id,
-            model=model,
-            signature=ModelSignature(inputs=schema, outputs=schema),
-            input_example=example,
-            pip_requirements=provenance.model_requirements(),
-        )
-    keras.config.enable_interactive_logging()
-    return str(info.model_id), str(info.model_uri)
-
-
-def load_model(model_uri: str) -> Any:
-    """Return the Keras model stored under a URI."""
-    import mlflow.tensorflow
-
-    connect()
-    return mlflow.tensorflow.load_model(model_uri, keras_model_kwargs={"safe_mode": True, "compile": False})
 
 
 def log_scores(run_id: str, scores: Scores) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dae import evaluation, tracking
+from dae import evaluation, registry, tracking
 from dae.records import NoisySets, Scores, TrainedModel
 
 
@@ -15,7 +15,7 @@ def evaluate(model: TrainedModel, noisy: NoisySets) -> Scores:
     from dae import pictures
     from dae.inference import denoiser
 
-    denoise = denoiser(tracking.load_model(model.model_uri))
+    denoise = denoiser(registry.load_model(model.model_uri))
     scores, per_image = evaluation.evaluate(denoise, noisy, model.model_uri)
     tracking.log_scores(model.run_id, scores)
     for name, figure in pictures.pictures(denoise, noisy.test, per_image):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dae import corruption, store, tracking
+from dae import corruption, registry, store, tracking
 from dae.config import PipelineConfig
 from dae.records import ImageSets, NoisySets, TrainedModel
 
@@ -30,7 +30,7 @@ def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: s
     seconds = time.perf_counter() - started
     tracking.log_figure(run_id, figures.loss_curves(history, config.gate.max_val_mse), "loss_curves")
     example = corruption.read_block(noisy.validation, slice(2))[0]
-    model_id, model_uri = tracking.log_model(run_id, model, example, config.tracking.model_name)
+    model_id, model_uri = registry.log_model(run_id, model, example, config.tracking.model_name)
     values = [row["val_mse"] for row in history]
     return TrainedModel(
         run_id=run_id,

@@ -129,7 +129,7 @@ def test_a_version_is_the_scored_model_with_its_verdict_and_origin(three: Finish
 def test_the_scores_are_those_of_the_logged_model(three: Finished) -> None:
     config, result = three.configs[0], three.results[0]
     noisy = corruption.corrupt_sets(data.ingest(config.data), config.noise)
-    model = tracking.load_model(result.model.model_uri)
+    model = registry.load_model(result.model.model_uri)
     for stored, scores in ((noisy.validation, result.scores.validation), (noisy.test, result.scores.test)):
         damaged, clean, kinds = corruption.read_block(stored, slice(None))
         error = np.mean((model.predict(damaged, verbose=0).astype(np.float64) - clean) ** 2, axis=(1, 2, 3))

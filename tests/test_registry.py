@@ -30,7 +30,7 @@ SPLIT = SplitScores(
 def trained() -> TrainedModel:
     with tracking.run(PipelineConfig(), "none") as run_id:
         model = architectures.build(ModelConfig(width=4, deep_width=4), (8, 8, 1))
-        model_id, uri = tracking.log_model(run_id, model, np.zeros((1, 8, 8, 1), np.float32), "dae")
+        model_id, uri = registry.log_model(run_id, model, np.zeros((1, 8, 8, 1), np.float32), "dae")
     return TrainedModel(
         run_id=run_id,
         model_id=model_id,
