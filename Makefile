@@ -50,6 +50,6 @@ lock:            ## compile requirements.lock anew (needs uv)
 wheel: $(READY)  ## the built package, in dist/
 	@$(BIN)/python -m hatchling build -t wheel
 
-clean:           ## what can be made again: caches and stored image sets; runs and models stay
-	rm -rf .dae .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
+clean:           ## what can be made again: caches and stored image sets; runs, models and checkpoints stay
+	rm -rf .dae/images .dae/noisy .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -7,16 +7,18 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dae.noise import Gaussian, Noise, Poisson, SaltAndPepper, Speckle
-from dae.records import Frozen
+from dae.records import Frozen, not_bool
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, strict=True)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, BeforeValidator(not_bool), Field(ge=0, lt=2**32)]
+Share = Annotated[float, BeforeValidator(not_bool), Field(gt=0, lt=1)]
 MIN_SIDE = 8
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_ -]*$"
+"""Letters, digits, spaces, _ and -: a name of an experiment is a folder's, and MLflow refuses more in one of a model."""
 
 
 class ConfigError(ValueError):
@@ -38,7 +40,7 @@ class DataConfig(Frozen):
     test: Count | Share | None = Field(
         None, description="held out as test, where the source has no test images; None: as many as validation"
     )
-    limit: Count | None = Field(None, description="use only the first images: training and validation together")
+    limit: Count | None = Field(None, description="use only the first images, before any are held out")
     test_limit: Count | None = Field(None, description="use only the first test images")
     patch: Annotated[int, Field(ge=MIN_SIDE)] | None = Field(
         None, description="cut the images of a folder into patches of so many pixels a side"
@@ -130,8 +132,8 @@ class GateConfig(Frozen):
 class TrackingConfig(Frozen):
     """Names under which MLflow keeps the runs and the models."""
 
-    experiment: Annotated[str, Field(min_length=1)] = "denoising"
-    model_name: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] = "dae"
+    experiment: Annotated[str, Field(pattern=NAME)] = "denoising"
+    model_name: Annotated[str, Field(pattern=NAME)] = "dae"
     run_name: str | None = Field(None, description="None: made of the data, the network, the epochs and the seed")
     resume: str | None = Field(None, description="id of an interrupted run to go on with")
 

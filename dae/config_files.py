@@ -49,7 +49,7 @@ def validate(tree: Any) -> PipelineConfig:
     try:
         return PipelineConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error))) from None
+        raise ConfigError("\n".join(_lines(error, tree))) from None
 
 
 def dump(config: PipelineConfig) -> str:
@@ -90,7 +90,7 @@ def _step(tree: Any, name: str, path: str) -> Any:
 
 def _key(tree: Any, name: str, path: str) -> str | int:
     if isinstance(tree, list):
-        if not name.isdigit() or int(name) >= len(tree):
+        if not name.isdecimal() or int(name) >= len(tree):
             raise ConfigError(f"{path}: must be a position from 0 to {len(tree) - 1}")
         return int(name)
     if name not in tree:
@@ -98,26 +98,27 @@ def _key(tree: Any, name: str, path: str) -> str | int:
     return name
 
 
-def _lines(error: ValidationError) -> Sequence[str]:
+def _lines(error: ValidationError, tree: Any) -> Sequence[str]:
+    """Return a line for each field at fault; a union has a problem for each of its members, merged into one line."""
     merged: dict[str, list[str]] = {}
     received: dict[str, Any] = {}
     for problem in error.errors(include_url=False):
-        path = _path(problem["loc"])
+        path = _path(problem["loc"], tree)
         text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
         merged.setdefault(path, []).append(text[0].lower() + text[1:])
         received[path] = problem["input"]
-    said = {path: ", or ".join(texts) for path, texts in merged.items()}
+    faulty = [path for path in merged if not any(other.startswith(f"{path}.") for other in merged)]
+    said = {path: ", or ".join(merged[path]) for path in faulty}
     return [
         f"{path}: {t}" if "received" in t else f"{path}: {t}; received {received[path]!r}" for path, t in said.items()
     ]
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    """Return the field's path, without the names pydantic gives the members of a union."""
-    names = [str(name) for name in location]
-    kept = [name for name in names if name.replace("_", "").isalnum()]
-    if len(kept) > 3 and kept[:2] == ["noise", "kinds"]:
-        del kept[3]
-    elif len(kept) > 2 and kept[2] in ("int", "float"):
-        del kept[2:]
-    return ".".join(kept)
+def _path(location: tuple[int | str, ...], tree: Any) -> str:
+    """Return the path of a field in the tree, without the names pydantic gives to the members of a union."""
+    names = []
+    for name in location:
+        if (isinstance(tree, dict) and name in tree) or (isinstance(tree, list | tuple) and isinstance(name, int)):
+            names.append(str(name))
+            tree = tree[name]  # type: ignore[index]
+    return ".".join(names) or "configuration"

@@ -66,13 +66,15 @@ def freeze(images: ImageSet, config: NoiseConfig, split: str) -> NoisySet:
             store.write_text(
                 draft / "manifest.json", json.dumps({"split": split, "sha256": sha256, "noise": _law(config)})
             )
-    return NoisySet(
+    noisy = NoisySet(
         clean=images,
         path=str(target / "noisy.npy"),
         kinds_path=str(target / "kinds.npy"),
         kinds=tuple(kind.kind for kind in config.kinds),
         sha256=_stored_sha256(target),
     )
+    verify(noisy)
+    return noisy
 
 
 def fresh(
@@ -107,7 +109,7 @@ def verify(noisy: NoisySet) -> None:
     try:
         stored = np.load(noisy.path, mmap_mode="r"), np.load(noisy.kinds_path, mmap_mode="r")
         found = store.array_sha256(*stored), store.array_sha256(np.load(noisy.clean.path, mmap_mode="r"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(
             Path(noisy.path).parent, "must hold the stored noisy set; delete it to draw it again", str(error)
         ) from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,13 +87,13 @@ def blocks(count: int, shape: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
 
 
 def _write_splits(source: Source, config: DataConfig, folder: Path) -> dict[str, object]:
-    pool, groups = _gather(source.train, folder / "pool.raw", config.limit, source.name)
+    pool, groups = _gather(source.train, folder / "pool.raw", config.limit, config.source)
     splits = {name: (pool, rows) for name, rows in _split(source, config, groups).items()}
     if source.test is not None:
-        test, _ = _gather(source.test, folder / "test.raw", config.test_limit, source.name)
+        test, _ = _gather(source.test, folder / "test.raw", config.test_limit, config.test_source or config.source)
         if test.shape[1:] != pool.shape[1:]:
             rule = f"test images must be {pool.shape[1:]} as the training images are"
-            raise DataError(source.name, rule, f"{test.shape[1:]}")
+            raise DataError(config.source, rule, f"{test.shape[1:]}")
         splits["test"] = (test, np.arange(len(test)))
     manifest: dict[str, object] = {
         name: _write(folder / f"{name}.npy", images, rows) for name, (images, rows) in splits.items()
@@ -111,12 +112,18 @@ def _split(source: Source, config: DataConfig, groups: NDArray[np.intp]) -> dict
         share = config.test or config.validation
         if share == "test":
             rule = "with data.validation = test, a source without test images needs data.test"
-            raise DataError(source.name, rule, "none")
+            raise DataError(config.source, rule, "none")
+        if config.test_limit is not None:
+            raise DataError(config.source, "data.test_limit is for a source with test images of its own", "none")
         wanted["test"] = share
+    elif config.test is not None:
+        raise DataError(
+            config.source, "data.test is for a source without test images of its own", f"data.test = {config.test}"
+        )
     splits: dict[str, NDArray[np.intp]] = {}
     left = np.arange(len(groups))
     for name, share in wanted.items():
-        splits[name] = _hold_out(left, groups, share, config.seed, name, source.name)
+        splits[name] = _hold_out(left, groups, share, config.seed, name, config.source)
         left = np.setdiff1d(left, splits[name])
     return splits | {"train": left}
 
@@ -168,19 +175,21 @@ def _read_manifest(folder: Path) -> ImageSets:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         splits = {name: _image_set(folder, name, manifest) for name in ("train", "validation", "test")}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise DataError(
             folder, "must hold what ingest stored; delete the folder to make it again", str(error)
         ) from error
     return ImageSets(source=manifest["source"], digest=manifest["digest"], **splits)
 
 
-def _image_set(folder: Path, name: str, manifest: dict[str, dict[str, Sequence[int]]]) -> ImageSet:
+def _image_set(folder: Path, name: str, manifest: dict[str, dict[str, Any]]) -> ImageSet:
     same_as_test = manifest[name] == manifest["test"]
     path = folder / ("test.npy" if same_as_test else f"{name}.npy")
     stored = np.load(path, mmap_mode="r")
     if stored.shape != tuple(manifest[name]["shape"]) or stored.dtype != np.uint8:
         raise ValueError(f"{path.name}: {stored.dtype} of shape {stored.shape}")
+    if store.array_sha256(stored) != manifest[name]["sha256"]:
+        raise ValueError(f"{path.name}: other pixels than were stored, by their SHA-256")
     count, height, width, channels = stored.shape
     return ImageSet(
         path=str(path), sha256=str(manifest[name]["sha256"]), count=count, height=height, width=width, channels=channels

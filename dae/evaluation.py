@@ -99,13 +99,12 @@ def measure(denoise: Denoiser, noisy: NoisySet) -> PerImage:
 
 
 def summarise(images: PerImage, kinds: Sequence[str]) -> SplitScores:
-    """Return the means over all images and over those of each kind that occurs."""
+    """Return the means over all images and over those of each kind; NaN for a kind that no image got."""
 
     def means(mse: Values, ssim: Values) -> dict[str, Quality]:
         return {
-            kind: metrics.quality(mse[chosen], ssim[chosen])
+            kind: metrics.quality(mse[images.kinds == index], ssim[images.kinds == index])
             for index, kind in enumerate(kinds)
-            if (chosen := images.kinds == index).any()
         }
 
     return SplitScores(

@@ -36,24 +36,8 @@ def read_image(path: Path) -> NDArray[np.generic]:
     DataError
         If it cannot be decoded, or is neither grey nor RGB.
     """
-    from PIL import Image
-
     try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            import tifffile
-
-            with tifffile.TiffFile(path) as tiff:
-                found = tifffile.PHOTOMETRIC(tiff.pages.first.photometric).name
-                if found not in ("MINISBLACK", "RGB"):  # a palette's pixels are numbers of colours
-                    raise DataError(path, "must be grey or RGB", found)
-                pixels = np.asarray(tiff.asarray())
-        else:
-            with Image.open(path) as image:
-                mode = MODES.get(image.mode)
-                found = image.mode
-                pixels = np.asarray(image.convert(mode)) if mode else np.empty(0)
-            if mode is None:
-                raise DataError(path, "must be grey or RGB, without transparency", f"mode {found}")
+        pixels = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_pillow(path)
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever the damage makes them
@@ -62,6 +46,30 @@ def read_image(path: Path) -> NDArray[np.generic]:
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise DataError(path, "must be one grey or RGB image", f"shape {pixels.shape}")
     return pixels
+
+
+def _read_with_pillow(path: Path) -> NDArray[np.generic]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode not in MODES:
+            raise DataError(path, "must be grey or RGB, without transparency", f"mode {image.mode}")
+        return np.asarray(image.convert(MODES[image.mode]))
+
+
+def _read_tiff(path: Path) -> NDArray[np.generic]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        pixels = np.asarray(tiff.asarray())
+        page = tiff.pages.first
+        photometric = tifffile.PHOTOMETRIC(page.photometric).name
+        planar = page.samplesperpixel > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    if photometric not in ("MINISBLACK", "MINISWHITE", "RGB"):  # a palette's pixels are numbers of colours
+        raise DataError(path, "must be grey or RGB", photometric)
+    if photometric == "MINISWHITE":
+        pixels = np.invert(pixels)
+    return np.moveaxis(pixels, 0, -1) if planar else pixels
 
 
 def cut(image: Block, patch: int, path: Path) -> Block:
@@ -110,7 +118,8 @@ def blocks(files: tuple[Path, ...], patch: int | None) -> Iterator[Block]:
         made = image[None] if patch is None else cut(image, patch, path)
         first = first or made.shape[1:]
         if made.shape[1:] != first:
-            rule = f"must be {_size(first)} as {files[0].name} is, or be cut by data.patch"
+            cure = ", or be cut by data.patch" if patch is None and made.shape[3] == first[2] else ""
+            rule = f"must be {_size(first)} as {files[0].name} is{cure}"
             raise DataError(path, rule, _size(made.shape[1:]))
         if patch is not None:
             yield made

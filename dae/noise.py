@@ -14,19 +14,19 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from dae.records import Frozen
+from dae.records import Frozen, not_bool
 
 Images = NDArray[np.float32]
-Strength = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Strength = Annotated[float, BeforeValidator(not_bool), Field(ge=1e-6, le=1e6)]
 
 
 class NoiseKind(Frozen, ABC):
     """A noise law. `weight` is its share of the images among the kinds of a mix."""
 
     kind: str
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)] = 1.0
 
     @abstractmethod
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
@@ -80,8 +80,8 @@ class SaltAndPepper(NoiseKind):
     """
 
     kind: Literal["salt_and_pepper"] = "salt_and_pepper"
-    amount: Annotated[float, Field(gt=0, le=1)] = 0.1
-    salt_share: Annotated[float, Field(ge=0, le=1)] = 0.9
+    amount: Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1)] = 0.1
+    salt_share: Annotated[float, BeforeValidator(not_bool), Field(ge=0, le=1)] = 0.9
 
     def counts(self, pixels: int) -> tuple[int, int]:
         """Return how many salt and pepper positions are drawn in an image of so many pixels."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -9,6 +11,13 @@ class Frozen(BaseModel):
     """Immutable pydantic model that refuses keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def not_bool(value: Any) -> Any:
+    """Refuse true and false where a number is due: Python takes them for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004  (what pydantic turns into its own error)
+    return value
 
 
 class ImageSet(Frozen):

@@ -31,6 +31,8 @@ def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[
     schema = Schema(
         [TensorSpec(np.dtype("float32"), tuple(-1 if size is None else size for size in model.input_shape))]
     )
+    # A model belongs to the experiment that is active, whatever experiment its run is in.
+    mlflow.set_experiment(experiment_id=tracking.connect().get_run(run_id).info.experiment_id)
     with warnings.catch_warnings(), _no_progress_bar():
         warnings.simplefilter("ignore")
         info = Model.log(

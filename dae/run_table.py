@@ -41,7 +41,8 @@ def runs(experiment: str | None = None) -> pd.DataFrame:
     )
     for name in by_kind:
         table[name.removeprefix("metrics.")] = found[name]
-    table["seconds"] = (found["end_time"] - found["start_time"]).dt.total_seconds()
+    ended, started = (pd.to_datetime(found[column], utc=True) for column in ("end_time", "start_time"))
+    table["seconds"] = (ended - started).dt.total_seconds()
     return table
 
 

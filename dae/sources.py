@@ -53,14 +53,14 @@ def open_source(config: DataConfig) -> Source:
     DataError
         If the source does not exist, has a suffix no reader takes, or is the bundled file damaged.
     """
-    source = _open(config.source, config)
+    source = _open(config.source, config, "data.source")
     if config.test_source is None:
         return source
-    test = _open(config.test_source, config)
+    test = _open(config.test_source, config, "data.test_source")
     return Source(source.name, source.files, source.train, test.train, test.files)
 
 
-def _open(spec: str, config: DataConfig) -> Source:
+def _open(spec: str, config: DataConfig, field: str) -> Source:
     if spec == "mnist":
         return _mnist()
     if spec == "fashion_mnist":
@@ -71,7 +71,7 @@ def _open(spec: str, config: DataConfig) -> Source:
         files = folder.image_files(path)
         return Source(path.name, files, Part(lambda: folder.blocks(files, config.patch), config.patch is not None))
     if not path.exists():
-        raise DataError(path, "data.source must be mnist, fashion_mnist, a file or a folder", "no such path")
+        raise DataError(path, f"{field} must be mnist, fashion_mnist, a file or a folder", "no such path")
     if config.patch is not None:
         raise DataError(path, "data.patch applies to folders of images", f"a file and patch = {config.patch}")
     if path.suffix == ".npz":

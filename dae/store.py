@@ -28,7 +28,7 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """Return the folder of image sets, noisy sets and checkpoints; everything in it can be made again."""
+    """Return the folder of image sets, noisy sets and checkpoints; checkpoints apart, everything in it can be made again."""
     return home() / ".dae"
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow import MlflowClient
@@ -25,6 +28,11 @@ from dae.records import ImageSet, ImageSets, NoisySet, NoisySets, Scores, SplitS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+RUN_ID_LENGTH = 32
+FLOW_RUN = "prefect.flow_run_id"
+logger = logging.getLogger(__name__)
 
 
 class TrackingError(RuntimeError):
@@ -49,14 +57,26 @@ def _initialise(uri: str) -> None:
     """Quieten MLflow, and make a local store once a process: two that migrate a new SQLite file at once leave it unusable."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if uri.startswith(("http://", "https://")):
+        _require_listener(uri)
     if folder := _local_folder(uri):
         folder.mkdir(parents=True, exist_ok=True)
         with ExclusiveFileLock(str(folder / ".init.lock")):
             MlflowClient().search_experiments(max_results=1)
 
 
+def _require_listener(uri: str) -> None:
+    """Fail at once where no server listens: MLflow's own client would try for minutes."""
+    address = urlsplit(uri)
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise TrackingError(f"MLFLOW_TRACKING_URI: no server answers at {uri}: {error}") from error
+
+
 def _local_folder(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else None
+    return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -80,14 +100,17 @@ def run(config: PipelineConfig, flow_run_id: str) -> Iterator[str]:
     """
     client = connect()
     run_id = _resumed(client, config) if config.tracking.resume else _started(client, config)
-    client.set_tag(run_id, "prefect.flow_run_id", flow_run_id)
+    client.set_tag(run_id, FLOW_RUN, flow_run_id)
+    logger.info("run: %s", run_id)
     try:
         yield run_id
     except Exception as error:
+        logger.info("run: failed; once mended, go on with: dae train --resume %s", run_id)
         client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:5000])
         client.set_terminated(run_id, "FAILED")
         raise
     except BaseException:  # cancelled, terminated or interrupted
+        logger.info("run: stopped; go on with: dae train --resume %s", run_id)
         client.set_terminated(run_id, "KILLED")
         raise
     client.set_terminated(run_id, "FINISHED")
@@ -111,9 +134,7 @@ def _started(client: MlflowClient, config: PipelineConfig) -> str:
 
 def _resumed(client: MlflowClient, config: PipelineConfig) -> str:
     run_id = str(config.tracking.resume)
-    found = _get_run(client, run_id)
-    if found.info.status == "FINISHED":
-        raise TrackingError(f"tracking.resume: run {run_id} must be unfinished, its status is FINISHED")
+    found = _unfinished(client, run_id)
     if found.data.tags.get("config_digest") != config.digest:
         raise TrackingError(f"tracking.resume: run {run_id} had another configuration; resume it under its own")
     client.update_run(run_id, status="RUNNING")
@@ -127,6 +148,33 @@ def _get_run(client: MlflowClient, run_id: str) -> Any:
         return client.get_run(run_id)
     except MlflowException as error:
         raise TrackingError(f"no run {run_id} at {store_uri()}: {error.message}") from error
+
+
+def _unfinished(client: MlflowClient, run_id: str) -> Any:
+    found = _get_run(client, run_id)
+    if found.info.status == "FINISHED":
+        raise TrackingError(f"only an unfinished run is resumed; run {run_id} is FINISHED")
+    return found
+
+
+def resumable(run_id: str) -> PipelineConfig:
+    """Return the configuration under which an unfinished run goes on, given its id or the beginning of it.
+
+    Raises
+    ------
+    TrackingError
+        If there is no such run or more than one, it has finished, or it holds no configuration.
+    """
+    client = connect()
+    if len(run_id) < RUN_ID_LENGTH:
+        runs = client.search_runs([each.experiment_id for each in client.search_experiments()], max_results=10_000)
+        matching = [run.info.run_id for run in runs if run.info.run_id.startswith(run_id)]
+        if len(matching) != 1:
+            raise TrackingError(f"{len(matching) or 'no'} runs at {store_uri()} have an id that begins with {run_id}")
+        run_id = matching[0]
+    _unfinished(client, run_id)
+    config = config_of(run_id)
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"resume": run_id})})
 
 
 def config_of(run_id: str) -> PipelineConfig:
@@ -146,14 +194,32 @@ def config_of(run_id: str) -> PipelineConfig:
         raise TrackingError(f"run {run_id} holds no config.yaml: {error}") from error
 
 
+def flow_run_of(run_id: str) -> str | None:
+    """Return the id of the last flow run that worked on a run."""
+    flow_run_id: str | None = _get_run(connect(), run_id).data.tags.get(FLOW_RUN)
+    return flow_run_id
+
+
 def log_inputs(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
-    """Log the image sets as inputs of a run. MLflow keeps 36 characters of a digest: the first 32, and all 64 as a tag."""
+    """Log the image sets as inputs of a run. MLflow keeps 36 characters of a digest: the first 32, and all 64 as a tag.
+
+    Raises
+    ------
+    TrackingError
+        If a run that goes on had other images before.
+    """
     inputs = [_input(images.source, "train", images.train, noisy.train)]
     inputs += [
         _input(images.source, name, getattr(noisy, name).clean, getattr(noisy, name)) for name in ("validation", "test")
     ]
     client = connect()
-    client.log_inputs(run_id, inputs)
+    known = client.get_run(run_id).data.tags.get("data_digest")
+    if known not in (None, images.digest):
+        raise TrackingError(
+            f"run {run_id} had images of digest {known}; those now in {images.source} have {images.digest}"
+        )
+    if known is None:
+        client.log_inputs(run_id, inputs)
     client.set_tag(run_id, "data_digest", images.digest)
     for name in ("validation", "test"):
         client.set_tag(run_id, f"noise_digest.{name}", getattr(noisy, name).sha256)
@@ -208,10 +274,11 @@ def log_figure(run_id: str, figure: Figure, name: str) -> None:
 
 
 def log_scores(run_id: str, scores: Scores) -> None:
-    """Log every score as a metric, and all of them as ``scores.json``."""
-    values = split_metrics("val", scores.validation) | split_metrics("test", scores.test)
+    """Log every score as a metric, those of kinds that did not occur left out, and all of them as ``scores.json``."""
+    named = split_metrics("val", scores.validation) | split_metrics("test", scores.test)
+    values = {name: value for name, value in named.items() if math.isfinite(value)}
     log_metrics(run_id, values | {"images_per_second": scores.images_per_second})
-    MlflowClient().log_dict(run_id, scores.model_dump(mode="json"), "scores.json")
+    MlflowClient().log_text(run_id, scores.model_dump_json(indent=2), "scores.json")
 
 
 def split_metrics(prefix: str, scores: SplitScores) -> dict[str, float]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
+from prefect.states import Crashed
 
 from dae import backend, store, tracking
 from dae.config import PipelineConfig
@@ -27,6 +31,8 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     """
     backend.configure()
     seconds: dict[str, float] = {}
+    if config.tracking.resume:
+        _close(tracking.flow_run_of(config.tracking.resume))
     with tracking.run(config, str(flow_run.id)) as run_id:
         with _clock(seconds, "ingest"):
             images = ingest(config)
@@ -42,6 +48,19 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     return PipelineResult(
         run_id=run_id, run_name=config.run_name, model=model, scores=scores, version=version, seconds=seconds
     )
+
+
+def _close(flow_run_id: str | None) -> None:
+    """Mark the flow run of a killed process as crashed, if this server knows it and it is not over."""
+    if flow_run_id is None:
+        return
+    with get_client(sync_client=True) as client:
+        try:
+            interrupted = client.read_flow_run(UUID(flow_run_id))
+        except (ObjectNotFound, ValueError):
+            return
+        if interrupted.state is None or not interrupted.state.is_final():
+            client.set_flow_run_state(interrupted.id, Crashed(message="The process was killed."), force=True)
 
 
 @contextmanager

@@ -108,6 +108,12 @@ def test_what_is_dumped_loads_as_the_same_configuration(tmp_path: Path) -> None:
         ("data.patch=32", "data: patch cuts the images of a folder, received patch 32 for mnist$"),
         ("data.validation=1.0", "data.validation: .*received 1.0"),
         ("data.validation=true", "data.validation: .*received True"),
+        ("train.learning_rate=true", "train.learning_rate: must be a number; received True"),
+        ("train.seed=true", "train.seed: must be a number; received True"),
+        ("noise.kinds.²=1", "noise.kinds.²: must be a position"),
+        ("noise.kinds.2.peak=1e-50", "noise.kinds.2.peak: .*greater than"),
+        ("tracking.experiment=../x", "tracking.experiment: .*pattern"),
+        ("tracking.model_name=dae-1.0", "tracking.model_name: .*pattern"),
         ("train.nope=1", "train.nope: unknown key"),
         ("nope=1", "nope: unknown key"),
         ("nope.epochs=1", "nope: unknown key"),
@@ -116,8 +122,8 @@ def test_what_is_dumped_loads_as_the_same_configuration(tmp_path: Path) -> None:
         ("noise.kinds.9.variance=1", "noise.kinds.9: must be a position from 0 to 3"),
         ("noise.kinds.gaussian.variance=1", "noise.kinds.gaussian: must be a position from 0 to 3"),
         ("noise.kinds.0.peak=1", "noise.kinds.0.peak: unknown key"),
-        ("noise.kinds.0.variance=-1", "noise.kinds.0.variance: .*greater than 0; received -1"),
-        ("noise.kinds.2.peak=-1", "noise.kinds.2.peak: .*greater than 0.*'grey_levels'; received -1"),
+        ("noise.kinds.0.variance=-1", "noise.kinds.0.variance: .*greater than or equal to 0.000001; received -1"),
+        ("noise.kinds.2.peak=-1", "noise.kinds.2.peak: .*greater than or equal to.*'grey_levels'; received -1"),
         ("noise.kinds.0.kind=rain", "noise.kinds.0: .*'rain'.*'gaussian'"),
         ("noise.kinds.1={kind: gaussian}", "noise: kinds must differ"),
         ("data.validation=-3", "data.validation: .*received -3"),
@@ -159,3 +165,12 @@ def test_a_file_that_is_no_mapping_of_sections_is_refused_by_its_path(
 def test_a_missing_file_is_refused_by_its_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
         load(tmp_path / "absent.yaml")
+
+
+def test_an_unknown_key_is_named_whatever_it_looks_like(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(written(tmp_path, "train: {batch-size: 3, 'learning rate': 2}"))
+    assert str(refused.value).splitlines() == [
+        "train.batch-size: unknown key; received 3",
+        "train.learning rate: unknown key; received 2",
+    ]

@@ -176,7 +176,7 @@ def test_the_logged_model_file_opens_in_plain_keras(three: Finished) -> None:
 
 
 def test_a_finished_run_and_an_unknown_one_are_not_resumed(three: Finished) -> None:
-    for run_id, rule in ((three.results[0].run_id, "must be unfinished"), ("0" * 32, "no run")):
+    for run_id, rule in ((three.results[0].run_id, "only an unfinished run"), ("0" * 32, "no run")):
         tracked = three.configs[0].tracking.model_copy(update={"resume": run_id})
         with pytest.raises(tracking.TrackingError, match=rule):
             train_denoiser(three.configs[0].model_copy(update={"tracking": tracked}))

@@ -178,3 +178,11 @@ def test_images_of_different_sizes_can_be_cut_into_patches_of_one(tmp_path: Path
     save(tmp_path / "a.png", ramp(16, 16))
     save(tmp_path / "b.tif", ramp(8, 30))
     assert gathered(tmp_path, patch=8).shape == (4 + 3, 8, 8, 1)
+
+
+def test_planar_and_inverted_tiffs_are_what_they_show(tmp_path: Path) -> None:
+    colours = np.arange(8 * 9 * 3, dtype=np.uint8).reshape(8, 9, 3)
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(colours, -1, 0), photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), colours)
+    tifffile.imwrite(tmp_path / "b.tif", 255 - colours[..., 0], photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif")[..., 0], colours[..., 0])

@@ -168,3 +168,9 @@ def test_every_check_says_what_was_asked_and_every_failed_one_is_a_reason(
     assert all(check.reason.startswith(f"{check.name}: ") for check in verdict.checks)
     if verdict.checks:
         assert verdict.reasons == tuple(check.reason for check in verdict.checks if not check.passed)
+
+
+def test_a_kind_that_no_validation_image_got_refuses() -> None:
+    """Its score is not a number; nothing is known about it."""
+    verdict = judge(scored(model={**dict.fromkeys(KINDS, 0.001), "speckle": math.nan}), GateConfig())
+    assert verdict.reasons == ("val_mse_speckle: nan is not a finite number (doing nothing)",)

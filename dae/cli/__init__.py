@@ -9,8 +9,6 @@ import typer
 
 from dae.cli import config, runs, train
 
-PROMOTED, ERROR, USAGE, REFUSED = 0, 1, 2, 10
-
 app = typer.Typer(
     name="dae",
     help="Train convolutional denoising autoencoders, and promote a model only when it has earned it.",

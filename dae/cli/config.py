@@ -22,5 +22,5 @@ def config(
     if schema:
         typer.echo(json.dumps(PipelineConfig.model_json_schema(), indent=2))
         return
-    with options.refusing_bad_config():
+    with options.reported():
         typer.echo(config_files.dump(config_files.load(config, settings or [])), nl=False)
