@@ -7,42 +7,43 @@ session, which waits for its standard input to close: that happens whatever beco
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 ERROR = "error: "
 
 
-@contextmanager
-def temporary_server() -> Iterator[Callable[[], str]]:
-    """Start Prefect's temporary server, unless one is configured, and yield a function that waits for its API URL.
+def start() -> Callable[[], str]:
+    """Start Prefect's temporary server, unless one is configured, and return a function that waits for its API URL.
 
+    Call it before Prefect is imported: what Prefect still has to tell its server when the process exits is then told first.
     The function raises a `RuntimeError` if the server does not start.
     """
     if configured := os.environ.get("PREFECT_API_URL"):
-        yield lambda: configured
-        return
-    command = [sys.executable, "-m", "flows.server"]
+        return lambda: configured
     keeper = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "flows.server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
     )
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
+    atexit.register(keeper.stdin.close)
+    first_line = keeper.stdout.readline
 
     def url() -> str:
-        line = (keeper.stdout.readline() if keeper.stdout else "").strip()
+        line = first_line().strip()
         if not line or line.startswith(ERROR):
             raise RuntimeError(f"Prefect's temporary server did not start: {line.removeprefix(ERROR) or 'no answer'}")
         return line
 
-    with keeper:  # closes its standard input, and waits for it
-        yield url
+    return url
 
 
 def keep() -> None:

@@ -57,20 +57,20 @@ def _resolve(config: options.ConfigFile, settings: options.Settings, resume: str
 def _run(config: PipelineConfig) -> PipelineResult:
     """Run the flow. Its server starts, in processes of its own, while Prefect, MLflow and Keras are imported here."""
     from dae import backend
-    from flows.server import temporary_server
+    from flows import server
 
+    url = server.start()
     importing = threading.Thread(target=backend.import_keras, daemon=True)
-    with temporary_server() as url:
-        importing.start()
-        try:
-            from prefect.settings import PREFECT_API_URL, temporary_settings
+    importing.start()
+    try:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
 
-            from flows.train import train_denoiser
+        from flows.train import train_denoiser
 
-            with temporary_settings({PREFECT_API_URL: url()}):
-                return train_denoiser(config)
-        finally:
-            importing.join()  # it mutes standard error, where an error is about to be told
+        with temporary_settings({PREFECT_API_URL: url()}):
+            return train_denoiser(config)
+    finally:
+        importing.join()  # it mutes standard error, where an error is about to be told
 
 
 def _print(result: PipelineResult, total: float) -> None:
