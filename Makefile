@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help setup train smoke test lint bench ui runs lock wheel clean
+.PHONY: help setup train smoke test test-slow lint bench ui runs lock wheel clean
 
 help:            ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(READY)  ## the virtual environment, without doing anything in it
 
@@ -27,7 +27,10 @@ smoke: $(READY)  ## the whole flow on 2,000 images, in under a minute
 	@$(BIN)/dae train --config configs/smoke.yaml $(ARGS)
 
 test: $(READY)   ## every test and every example in the docstrings, with branch coverage
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(READY) ## the tests that stop whole commands in the middle
+	@$(BIN)/python -m pytest -m slow --no-cov $(ARGS)
 
 lint: $(READY)   ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -107,8 +107,7 @@ def verify(noisy: NoisySet) -> None:
         If a byte differs or a file is missing or cut short.
     """
     try:
-        stored = np.load(noisy.path, mmap_mode="r"), np.load(noisy.kinds_path, mmap_mode="r")
-        found = store.array_sha256(*stored), store.array_sha256(np.load(noisy.clean.path, mmap_mode="r"))
+        found = store.npy_sha256(noisy.path, noisy.kinds_path), store.npy_sha256(noisy.clean.path)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             Path(noisy.path).parent, "must hold the stored noisy set; delete it to draw it again", str(error)
@@ -135,20 +134,23 @@ def _law(config: NoiseConfig) -> dict[str, object]:
 
 
 def _write(images: ImageSet, config: NoiseConfig, split: str, folder: Path) -> str:
-    noisy = np.lib.format.open_memmap(folder / "noisy.npy", "w+", np.float32, (images.count, *images.shape))
-    kinds = np.lib.format.open_memmap(folder / "kinds.npy", "w+", np.uint8, (images.count,))
+    paths = folder / "noisy.npy", folder / "kinds.npy"
+    for path, dtype, shape in zip(
+        paths, (np.float32, np.uint8), ((images.count, *images.shape), (images.count,)), strict=True
+    ):
+        np.lib.format.open_memmap(path, "w+", dtype, shape)
 
     def draw(part: tuple[int, slice]) -> None:
         block, rows = part
         stream = rng.stream(config.seed, "noise", split, block)
-        noisy[rows], kinds[rows] = corrupt(data.read(images, rows), config.kinds, stream, clip=config.clip)
+        drawn = corrupt(data.read(images, rows), config.kinds, stream, clip=config.clip)
+        for path, values in zip(paths, drawn, strict=True):
+            np.load(path, mmap_mode="r+")[rows] = values  # mapped anew: written pages do not pile up
 
     with ThreadPoolExecutor(WORKERS) as pool:
         for _ in pool.map(draw, data.blocks(images.count, images.shape)):
             pass
-    noisy.flush()
-    kinds.flush()
-    return store.array_sha256(noisy, kinds)
+    return store.npy_sha256(*paths)
 
 
 def shuffled(images: ImageSet, seed: int, lap: int) -> Iterator[NDArray[np.intp]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from dae.config import DataConfig, config_sha256
 from dae.pixels import Block, DataError, images_per_block
 from dae.records import ImageSet, ImageSets
 from dae.sources import Part, Source, open_source
+
+Mapped = Callable[[], Block]
+"""Maps stored images anew each time: pages once read do not count against the process for longer than a block."""
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +95,10 @@ def _write_splits(source: Source, config: DataConfig, folder: Path) -> dict[str,
     splits = {name: (pool, rows) for name, rows in _split(source, config, groups).items()}
     if source.test is not None:
         test, _ = _gather(source.test, folder / "test.raw", config.test_limit, config.test_source or config.source)
-        if test.shape[1:] != pool.shape[1:]:
-            rule = f"test images must be {pool.shape[1:]} as the training images are"
-            raise DataError(config.source, rule, f"{test.shape[1:]}")
-        splits["test"] = (test, np.arange(len(test)))
+        shape, expected = test().shape, pool().shape[1:]
+        if shape[1:] != expected:
+            raise DataError(config.source, f"test images must be {expected} as the training images are", f"{shape[1:]}")
+        splits["test"] = (test, np.arange(shape[0]))
     manifest: dict[str, object] = {
         name: _write(folder / f"{name}.npy", images, rows) for name, (images, rows) in splits.items()
     }
@@ -128,8 +132,8 @@ def _split(source: Source, config: DataConfig, groups: NDArray[np.intp]) -> dict
     return splits | {"train": left}
 
 
-def _gather(part: Part, raw: Path, limit: int | None, name: str) -> tuple[Block, NDArray[np.intp]]:
-    """Copy a part's images to a raw file; return them mapped, with the number of the group each belongs to."""
+def _gather(part: Part, raw: Path, limit: int | None, name: str) -> tuple[Mapped, NDArray[np.intp]]:
+    """Copy a part's images to a raw file; return what maps them, and the number of the group each belongs to."""
     shape: tuple[int, ...] = ()
     groups: list[NDArray[np.intp]] = []
     count = 0
@@ -144,7 +148,7 @@ def _gather(part: Part, raw: Path, limit: int | None, name: str) -> tuple[Block,
                 break
     if count == 0:
         raise DataError(name, "must hold at least one image", "none")
-    return np.memmap(raw, np.uint8, "r", shape=(count, *shape)), np.concatenate(groups)
+    return partial(np.memmap, raw, np.uint8, "r", shape=(count, *shape)), np.concatenate(groups)
 
 
 def _hold_out(
@@ -162,13 +166,13 @@ def _hold_out(
     return rows[np.isin(groups[rows], drawn[:needed])]
 
 
-def _write(path: Path, images: Block, rows: NDArray[np.intp]) -> dict[str, object]:
-    shape = (len(rows), *images.shape[1:])
-    out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    for _, part in blocks(len(rows), images.shape[1:]):
-        out[part] = images[rows[part]]
-    out.flush()
-    return {"sha256": store.array_sha256(out), "shape": shape}
+def _write(path: Path, images: Mapped, rows: NDArray[np.intp]) -> dict[str, object]:
+    shape = (len(rows), *images().shape[1:])
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for _, part in blocks(len(rows), shape[1:]):
+            file.write(images()[rows[part]].data)
+    return {"sha256": store.npy_sha256(path), "shape": shape}
 
 
 def _read_manifest(folder: Path) -> ImageSets:
@@ -188,7 +192,7 @@ def _image_set(folder: Path, name: str, manifest: dict[str, dict[str, Any]]) -> 
     stored = np.load(path, mmap_mode="r")
     if stored.shape != tuple(manifest[name]["shape"]) or stored.dtype != np.uint8:
         raise ValueError(f"{path.name}: {stored.dtype} of shape {stored.shape}")
-    if store.array_sha256(stored) != manifest[name]["sha256"]:
+    if store.npy_sha256(path) != manifest[name]["sha256"]:
         raise ValueError(f"{path.name}: other pixels than were stored, by their SHA-256")
     count, height, width, channels = stored.shape
     return ImageSet(

@@ -31,7 +31,7 @@ def triptychs(examples: Examples, title: str) -> Figure:
     for index, axis in zip(range(len(examples.rows)), axes.flat, strict=False):
         images = np.stack([getattr(examples, name)[index] for name in COLUMNS])
         _show(axis, _tiled(images, columns=3))
-        note = f"#{examples.rows[index]} · {label(examples.kinds[index])} · MSE {examples.mse[index]:.4f}"
+        note = f"#{examples.rows[index]} · {label(examples.kinds[index])} · MSE {examples.mse[index]:.5f}"
         axis.text(0.5, -0.03, note, transform=axis.transAxes, ha="center", va="top", fontsize=8)
         for column, name in enumerate(COLUMNS if index < 2 else ()):
             axis.text((2 * column + 1) / 6, 1.03, name, transform=axis.transAxes, ha="center", fontsize=10)
@@ -73,7 +73,7 @@ def loss_curves(history: Sequence[dict[str, float]], threshold: float | None) ->
     axis.set(xlabel="epoch", ylabel="mean squared error", yscale="log", title="Training")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_major_formatter("{x:.4f}")
-    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 5, 7)))
     axis.yaxis.set_minor_formatter("{x:.4f}")
     axis.grid(alpha=0.3, which="both")
     axis.legend(frameon=False)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 CHUNK = 1 << 22
 
@@ -41,12 +40,23 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def array_sha256(*arrays: NDArray[np.generic], rows: int = 4096) -> str:
-    """Return the SHA-256 over every byte of the arrays' elements, read `rows` at a time."""
+def npy_sha256(*paths: Path | str) -> str:
+    """Return the SHA-256 over every byte of the elements in ``.npy`` files, one after the other, read in chunks.
+
+    Nothing is mapped: pages of a mapped file count as memory of the process.
+
+    Raises
+    ------
+    ValueError
+        If a file is no ``.npy`` file.
+    """
     digest = hashlib.sha256()
-    for array in arrays:
-        for start in range(0, len(array), rows):
-            digest.update(np.ascontiguousarray(array[start : start + rows]).data)
+    for path in paths:
+        with Path(path).open("rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
     return digest.hexdigest()
 
 

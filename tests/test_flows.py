@@ -238,9 +238,7 @@ train_denoiser(config_files.load(None, sys.argv[1:]))
 def test_a_killed_run_is_resumed_as_the_same_mlflow_run_with_the_same_curve() -> None:
     config = smoke(*TINY, "train.epochs=3")
     settings = [f"{section}={json.dumps(value)}" for section, value in config.model_dump(mode="json").items()]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *settings], env=os.environ, check=False, capture_output=True
-    )
+    killed = subprocess.run([sys.executable, "-c", KILLED, *settings], env=os.environ, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     run = only_run()
     assert run.info.status == "RUNNING"

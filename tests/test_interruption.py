@@ -1,0 +1,76 @@
+"""The command as a person runs it, with Prefect's temporary server, stopped in the middle of training."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dae import tracking
+
+SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def own_prefect_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(home / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+@pytest.fixture
+def running(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A training run of many epochs, just past its second one."""
+    command = [sys.executable, "-m", "dae.cli", "train", "--config", str(SMOKE), "--set", "train.epochs=500"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ, start_new_session=True
+    )
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Epoch 3/"):
+                break
+        yield process
+        process.kill()
+
+
+def servers_of(home: Path) -> list[psutil.Process]:
+    """Return the processes, still alive, that were started with this test's Prefect home."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PREFECT_HOME") == str(home / "prefect") and "uvicorn" in process.cmdline():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, "KILLED"), (signal.SIGTERM, "KILLED"), (signal.SIGKILL, "RUNNING")]
+)
+def test_a_stopped_command_leaves_no_server_and_a_run_that_can_go_on(
+    running: subprocess.Popen[str], home: Path, number: signal.Signals, status: str
+) -> None:
+    servers = servers_of(home)
+    assert len(servers) == 1
+    os.killpg(running.pid, number)  # as a terminal does: every process of the group gets it
+    output = running.stdout.read() if running.stdout else ""
+    running.wait(timeout=60)
+    assert psutil.wait_procs(servers, timeout=30)[1] == []
+
+    (run,) = tracking.connect().search_runs([each.experiment_id for each in tracking.connect().search_experiments()])
+    assert run.info.status == status
+    assert "Traceback" not in output
+    if status == "KILLED":
+        assert re.search(rf"go on with: dae train --resume {run.info.run_id}", output)
+    assert tracking.resumable(run.info.run_id[:8]).tracking.resume == run.info.run_id
+    assert len(list((home / ".dae" / "checkpoints" / run.info.run_id).glob("epoch-*.keras"))) in (1, 2)
