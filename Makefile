@@ -29,7 +29,7 @@ smoke: $(READY)  ## the whole flow on 2,000 images, in under a minute
 test: $(READY)   ## every test and every example in the docstrings, with branch coverage
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-slow: $(READY) ## the tests that stop whole commands in the middle
+test-slow: $(READY) ## the tests that start servers and commands of their own
 	@$(BIN)/python -m pytest -m slow --no-cov $(ARGS)
 
 lint: $(READY)   ## ruff and mypy

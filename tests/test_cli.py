@@ -115,6 +115,7 @@ def test_runs_of_an_empty_store() -> None:
     assert dae("runs")[1].startswith("No runs yet")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mlflow_store")
 def test_ui_serves_the_store_in_use(unused_port: int, wait_for_http: Callable[[str], str]) -> None:
     command = [sys.executable, "-m", "dae.cli", "ui", "--port", str(unused_port)]

@@ -228,7 +228,7 @@ def test_a_file_that_is_missing_or_cut_short_is_found(home: Path, which: str, da
     path.unlink()
     if damage == "truncated":
         path.write_bytes(content[:-7])
-    with pytest.raises(DataError, match="must hold the stored noisy set|must have SHA-256"):
+    with pytest.raises(DataError, match=r"must hold the stored noisy set|must have SHA-256"):
         corruption.verify(noisy)
 
 

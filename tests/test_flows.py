@@ -197,7 +197,7 @@ def test_an_error_fails_both_runs_and_registers_nothing(tmp_path: Path) -> None:
 
 def test_an_image_size_the_network_cannot_take_stops_before_training(tmp_path: Path) -> None:
     np.save(tmp_path / "wide.npy", np.zeros((300, 28, 30), np.uint8))
-    settings = [f"data.source={tmp_path / 'wide.npy'}", "data.validation=10", "data.test=10"]
+    settings = [f"data.source={tmp_path / 'wide.npy'}", "data.validation=10", "data.test=10", "data.test_limit=null"]
     with pytest.raises(ValueError, match="takes images of 28x28x1, received 28x30x1"):
         train_denoiser(smoke(*settings, "model.architecture=article"))
     assert tracking.connect().get_metric_history(only_run().info.run_id, "val_mse") == []
@@ -209,7 +209,8 @@ def test_colour_images_of_odd_size_go_through(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(40):
         Image.fromarray(rng.integers(0, 255, (23, 17, 3), np.uint8)).save(folder / f"{number:02}.png")
-    settings = [f"data.source={folder}", "data.validation=8", "data.test=8", "data.limit=null", "train.batch_size=8"]
+    settings = [f"data.source={folder}", "data.validation=8", "data.test=8", "train.batch_size=8"]
+    settings += ["data.limit=null", "data.test_limit=null"]
     result = train_denoiser(smoke(*TINY, *settings))
     assert result.scores.test.pooled.count == 8
     assert mlflow.pyfunc.load_model(result.model.model_uri).predict(np.zeros((1, 30, 31, 3), np.float32)).shape == (
@@ -235,6 +236,7 @@ train_denoiser(config_files.load(None, sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_as_the_same_mlflow_run_with_the_same_curve() -> None:
     config = smoke(*TINY, "train.epochs=3")
     settings = [f"{section}={json.dumps(value)}" for section, value in config.model_dump(mode="json").items()]

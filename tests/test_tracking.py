@@ -35,6 +35,7 @@ def mlflow_server(
         server.terminate()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_the_flow_records_and_registers_on_an_mlflow_server(mlflow_server: str, home: Path) -> None:
     result = train_denoiser(config_files.load(SMOKE, TINY))
@@ -46,6 +47,7 @@ def test_the_flow_records_and_registers_on_an_mlflow_server(mlflow_server: str, 
     assert not (home / "mlruns").exists()
 
 
+@pytest.mark.slow
 def test_a_new_store_can_be_made_by_several_processes_at_once(home: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         ids = set(pool.map(_new_run, [str(home)] * 2))
