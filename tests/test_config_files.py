@@ -28,7 +28,7 @@ def keys(tree: Any, prefix: str = "") -> set[str]:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_committed_configuration_loads(path: Path) -> None:
-    load(path)
+    assert validate(load(path).model_dump(mode="json")) == load(path)
 
 
 def test_the_default_configuration_is_the_committed_one() -> None:
