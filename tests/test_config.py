@@ -98,7 +98,10 @@ def test_shares_are_the_weights_and_add_up_to_one(weights: list[float]) -> None:
     [("unet", (8, 8, 1)), ("unet", (9, 300, 3)), ("article", (28, 28, 1))],
 )
 def test_a_network_takes_the_shapes_it_says(architecture: str, shape: tuple[int, int, int]) -> None:
-    ModelConfig.model_validate({"architecture": architecture}).require(shape)
+    config = ModelConfig.model_validate({"architecture": architecture})
+    config.require(shape)
+    with pytest.raises(ConfigError, match="received 7x"):
+        config.require((7, *shape[1:]))
 
 
 @pytest.mark.parametrize(

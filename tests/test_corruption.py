@@ -206,7 +206,10 @@ def flip(path: str) -> None:
 
 
 def test_an_untouched_set_passes_verification(home: Path) -> None:
-    corruption.verify(corruption.corrupt_sets(images(home), noise()).validation)
+    validation = corruption.corrupt_sets(images(home), noise()).validation
+    corruption.verify(validation)
+    with pytest.raises(DataError, match="pixels must have SHA-256"):
+        corruption.verify(validation.model_copy(update={"sha256": "0" * 64}))
 
 
 @pytest.mark.parametrize("which", ["noisy", "kinds", "clean"])
