@@ -6,10 +6,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import flows
+from benchmarks.measure import Row
 
 COUNTS = (55_000, 5_000, 10_000)
 """Training, validation and test images, as the default run on MNIST has them."""
@@ -27,9 +26,8 @@ def generate(path: Path, count: int) -> None:
     images.flush()
 
 
-def main() -> None:
-    """Run the default flow on both, with a tenth of the training steps, and print the peaks side by side."""
-    table = Table("images", "peak, whole flow", "peak, its own process", "seconds")
+def measure() -> list[Row]:
+    """Run the default flow on both, with a tenth of the training steps."""
     peaks = []
     for factor in (1, 10):
         with tempfile.TemporaryDirectory() as folder:
@@ -38,16 +36,7 @@ def main() -> None:
             generate(home / "blobs.npy", train + validation + test)
             settings = [f"data.source={home / 'blobs.npy'}", f"data.validation={validation}", f"data.test={test}"]
             settings += ["train.epochs=2", "train.steps_per_epoch=120"]
-            measured = flows.train(home, *(part for setting in settings for part in ("--set", setting)))
-        peaks.append(measured)
-        cells = f"{measured.peak_gib:.2f} GiB", f"{measured.training_gib:.2f} GiB", f"{measured.seconds:.0f}"
-        table.add_row(f"{sum(COUNTS) * factor:,}", *cells)
-    table.add_row(
-        "ratio",
-        *(
-            f"{b / a:.2f}"
-            for a, b in [(peaks[0].peak_gib, peaks[1].peak_gib), (peaks[0].training_gib, peaks[1].training_gib)]
-        ),
-        "",
-    )
-    Console(width=110).print("\nMemory of `dae train` on generated images", table)
+            peaks.append(flows.train(home, *(part for setting in settings for part in ("--set", setting))).peak_gib)
+    small, large = peaks
+    what = f"peak of all processes, {10 * sum(COUNTS):,} images"
+    return [Row(what, "GiB", (large,), (small,), f"{sum(COUNTS):,} images", more_is_better=False, target=0.9)]

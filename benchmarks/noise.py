@@ -1,17 +1,15 @@
-"""Noise: images a second, of a loop over images as the article has it, and of this project over a batch."""
+"""Noise: images a second, of the article's loop over images, and of this project a block of images at a time."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.measure import Row, seconds
 from dae import corruption, data, rng
 from dae.config import DataConfig, NoiseConfig
 from dae.noise import corrupt
@@ -66,32 +64,19 @@ def batched(pixels: NDArray[np.uint8], kinds: tuple[int, ...], workers: int) -> 
         list(pool.map(draw, data.blocks(len(pixels), pixels.shape[1:])))
 
 
-def seconds(work: Callable[[], None]) -> float:
-    """Return how long a piece of work took."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def main() -> None:
-    """Measure the loop, one thread and the task's threads in turn, five times, and print medians and spreads."""
+def measure() -> list[Row]:
+    """Measure the loop, one thread and the task's threads in turn, several times."""
     pixels = np.load(data.ingest(DataConfig()).test.path)
-    table = Table(
-        "noise",
-        "loop, images/s",
-        "one thread",
-        f"{corruption.WORKERS} threads",
-        "ratio",
-        f"ratio, {corruption.WORKERS} threads",
-    )
     choices: list[tuple[str, tuple[int, ...]]] = [(kind.kind, (i,)) for i, kind in enumerate(KINDS)]
+    rows = []
     for name, chosen in [*choices, ("equal mix", tuple(range(len(KINDS))))]:
-        rows = []
-        for _ in range(REPEATS):
-            times = seconds(lambda: loop(pixels, tuple(LOOP[kind] for kind in chosen)))  # noqa: B023
-            rows.append([times, *(seconds(lambda: batched(pixels, chosen, n)) for n in (1, corruption.WORKERS))])  # noqa: B023
-        rates = [statistics.median(len(pixels) / row[column] for row in rows) for column in range(3)]
-        ratios = [[row[0] / row[column] for row in rows] for column in (1, 2)]
-        cells = [f"{statistics.median(r):.1f} ({min(r):.1f} to {max(r):.1f})" for r in ratios]
-        table.add_row(name.replace("_", " "), *(f"{rate:,.0f}" for rate in rates), *cells)
-    Console(width=110).print(f"\nNoise on {len(pixels):,} MNIST images, medians of {REPEATS} (spread)", table)
+        works = (
+            partial(loop, pixels, tuple(LOOP[kind] for kind in chosen)),
+            *(partial(batched, pixels, chosen, workers) for workers in (1, corruption.WORKERS)),
+        )
+        looped, *drawn = zip(*([len(pixels) / seconds(work) for work in works] for _ in range(REPEATS)), strict=True)
+        for threads, rates in zip(("one thread", f"{corruption.WORKERS} threads"), drawn, strict=True):
+            target = 20 if (name, threads) == ("equal mix", "one thread") else None
+            what = f"{name.replace('_', ' ')}, {threads}"
+            rows.append(Row(what, "images/s", rates, looped, "the article's loop", target=target))
+    return rows

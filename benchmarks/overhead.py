@@ -6,23 +6,26 @@ import re
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks import flows
+from benchmarks.measure import Row
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 STAGES = ("ingest", "corrupt", "train", "evaluate")
 
 
-def main() -> None:
-    """Run the smoke configuration four times from a bare home, and print where the time went."""
-    table = Table("run", "whole command", *STAGES, "everything else")
+def measure() -> list[Row]:
+    """Run the smoke configuration four times from a bare home: the first run, and the later ones."""
+    runs = []
     with tempfile.TemporaryDirectory() as folder:
-        for run in ("first", "second", "third", "fourth"):
+        for _ in range(4):
             measured = flows.train(Path(folder), "--config", str(SMOKE))
             text = (Path(folder) / "log.txt").read_text()
             stages = [float(re.findall(rf"{stage} ([0-9.]+)", text)[-1]) for stage in STAGES]
-            cells = [measured.seconds, *stages, measured.seconds - sum(stages)]
-            table.add_row(run, *(f"{value:.1f} s" for value in cells))
-    Console(width=110).print("\nTime of `dae train --config configs/smoke.yaml`, by part", table)
+            runs.append((measured.seconds, measured.seconds - sum(stages)))
+    first, *later = runs
+    return [
+        Row("whole command, first run", "s", first[:1]),
+        Row("beside the four stages, first run", "s", first[1:]),
+        Row("whole command, later runs", "s", tuple(whole for whole, _ in later)),
+        Row("beside the four stages, later runs", "s", tuple(beside for _, beside in later)),
+    ]
