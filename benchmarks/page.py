@@ -91,7 +91,8 @@ def _kept() -> dict[str, dict[str, Any]]:
 
 
 def _row(fields: dict[str, Any]) -> Row:
-    return Row(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+    listed = {key: tuple(fields[key]) for key in ("ours", "reference")}
+    return Row(**(fields | listed))
 
 
 def _title(module: ModuleType) -> str:
