@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from mlflow import MlflowClient
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class Measured:
     training_gib: float
 
 
+def environment(home: Path) -> dict[str, str]:
+    """Return the environment of a command that stores everything below `home` and knows no server."""
+    elsewhere = {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "DAE_HOME": str(home)}
+    here = os.environ | elsewhere
+    return {name: value for name, value in here.items() if name not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+
+
 def train(home: Path, *arguments: str) -> Measured:
     """Run ``dae train`` with everything it stores below `home`, sampling the memory of its processes.
 
@@ -29,14 +37,10 @@ def train(home: Path, *arguments: str) -> Measured:
     SystemExit
         If the command ends with an error.
     """
-    environment = os.environ | {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "DAE_HOME": str(home)}
-    environment = {
-        name: value for name, value in environment.items() if name not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
-    }
     started = time.perf_counter()
     with (home / "log.txt").open("w") as log:
         command = [sys.executable, "-m", "dae.cli", "train", *arguments]
-        process = psutil.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = psutil.Popen(command, env=environment(home), stdout=log, stderr=subprocess.STDOUT)
     peak = own = 0
     while True:
         try:
@@ -58,3 +62,9 @@ def _resident(process: psutil.Process) -> list[int]:
         except psutil.NoSuchProcess:
             continue
     return [found[1] if len(found) > 1 else 0, *found[2:]]
+
+
+def metrics(home: Path, run_id: str) -> dict[str, float]:
+    """Return the metrics of a run that `train` made below `home`."""
+    client = MlflowClient(f"sqlite:///{home / 'mlruns' / 'mlflow.db'}")
+    return dict(client.get_run(run_id).data.metrics)

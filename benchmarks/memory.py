@@ -5,25 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks import flows
 from benchmarks.measure import Row
+from benchmarks.scale import generate
 
 COUNTS = (55_000, 5_000, 10_000)
 """Training, validation and test images, as the default run on MNIST has them."""
-
-
-def generate(path: Path, count: int) -> None:
-    """Write so many 28x28 images of smooth random blobs, a block at a time."""
-    images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, 28, 28))
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[0:28, 0:28]
-    for start in range(0, count, 5000):
-        centre, width = rng.uniform(6, 22, (2, 5000, 1, 1)), rng.uniform(2, 8, (5000, 1, 1))
-        blob = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / width**2)
-        images[start : start + 5000] = np.rint(255 * blob)
-    images.flush()
 
 
 def measure() -> list[Row]:

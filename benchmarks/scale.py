@@ -1,0 +1,93 @@
+"""Cost as the work grows: 7,000, 70,000 and 700,000 generated images through ingest, corrupt and evaluate.
+
+Each stage runs in a process of its own. "Times better" compares the cost of an image with that of 7,000: 1 is flat, and
+below 1 is growth. Memory is the largest resident set of the process; without work, with Keras imported, it has the last
+line's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measure import Row
+
+COUNTS = {"train": 5_500, "validation": 500, "test": 1_000}
+FACTORS = (1, 10, 100)
+STAGES = ("ingest", "corrupt", "evaluate")
+STAGE = """
+import json, resource, sys, time
+import keras
+from dae import corruption, data, evaluation
+from dae.architectures import build
+from dae.config import DataConfig, ModelConfig, NoiseConfig
+from dae.inference import denoiser
+
+source, validation, test, stage = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+config = DataConfig(source=source, validation=validation, test=test)
+if stage == "nothing":
+    print(json.dumps([0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
+    sys.exit()
+started = time.perf_counter()
+images = data.ingest(config)
+if stage != "ingest":
+    started = time.perf_counter()
+    noisy = corruption.corrupt_sets(images, NoiseConfig(training="frozen"))
+if stage == "evaluate":
+    denoise = denoiser(build(ModelConfig(), images.train.shape))
+    denoise(corruption.read_block(noisy.test, slice(1))[0])
+    started = time.perf_counter()
+    evaluation.evaluate(denoise, noisy, "untrained")
+print(json.dumps([time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
+"""
+
+
+def generate(path: Path, count: int) -> None:
+    """Write so many 28x28 images of smooth random blobs, a block at a time."""
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, 28, 28))
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:28, 0:28]
+    for start in range(0, count, 5000):
+        size = min(5000, count - start)
+        centre, width = rng.uniform(6, 22, (2, size, 1, 1)), rng.uniform(2, 8, (size, 1, 1))
+        blob = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / width**2)
+        images[start : start + size] = np.rint(255 * blob)
+    images.flush()
+
+
+def measure() -> list[Row]:
+    """Run every stage on every size, in turn."""
+    cost: dict[tuple[str, int], tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for factor in FACTORS:
+            home = Path(folder) / str(factor)
+            home.mkdir()
+            generate(home / "blobs.npy", factor * sum(COUNTS.values()))
+            for stage in ("nothing", *STAGES):
+                cost[stage, factor] = _stage(home, factor, stage)
+    rows = []
+    for stage in STAGES:
+        handled = sum(COUNTS.values()) - (COUNTS["train"] if stage == "evaluate" else 0)
+        each = {factor: 1e6 * cost[stage, factor][0] / (factor * handled) for factor in FACTORS}
+        for factor in FACTORS[1:]:
+            what = f"{stage}, {factor} x 7,000 images"
+            rows.append(Row(what, "µs/image", (each[factor],), (each[1],), "7,000 images", more_is_better=False))
+            peak, small = ((cost[stage, size][1],) for size in (factor, 1))
+            rows.append(Row(f"{what}: peak memory", "GiB", peak, small, "7,000 images", more_is_better=False))
+    return [*rows, Row("peak memory, nothing done", "GiB", (cost["nothing", 1][1],))]
+
+
+def _stage(home: Path, factor: int, stage: str) -> tuple[float, float]:
+    arguments = [home / "blobs.npy", factor * COUNTS["validation"], factor * COUNTS["test"], stage]
+    command = [sys.executable, "-c", STAGE, *map(str, arguments)]
+    done = subprocess.run(
+        command, env=os.environ | {"DAE_HOME": str(home)}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    seconds, peak = json.loads(done.stdout.splitlines()[-1])
+    return seconds, peak
