@@ -20,7 +20,6 @@ from benchmarks.measure import Row, spread
 from dae import provenance, store
 
 DOCS = Path(__file__).parents[1] / "docs"
-RECORD = DOCS / "benchmarks.json"
 HEADER = ("what", "unit", "this project", "reference", "times better", "asked for")
 INTRODUCTION = """\
 # Benchmarks
@@ -33,11 +32,11 @@ in brackets. "Times better" is worked out for each repeat by itself; a line with
 """
 
 
-def record(name: str, rows: list[Row]) -> None:
+def record(name: str, rows: list[Row], docs: Path = DOCS) -> None:
     """Keep the figures of a benchmark, with when and where they were measured."""
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    kept = _kept() | {name: {"when": now, "machine": _machine(), "rows": [asdict(row) for row in rows]}}
-    store.write_text(RECORD, json.dumps(kept, indent=1) + "\n")
+    kept = _kept(docs) | {name: {"when": now, "machine": _machine(), "rows": [asdict(row) for row in rows]}}
+    store.write_text(docs / "benchmarks.json", json.dumps(kept, indent=1) + "\n")
 
 
 def show(module: ModuleType, rows: list[Row]) -> None:
@@ -48,17 +47,17 @@ def show(module: ModuleType, rows: list[Row]) -> None:
     Console(width=150).print("", table)
 
 
-def write(modules: dict[str, ModuleType]) -> None:
+def write(modules: dict[str, ModuleType], docs: Path = DOCS) -> None:
     """Write the page and the picture from everything that was ever recorded, in the order of `modules`."""
-    kept = _kept()
+    kept = _kept(docs)
     parts = {name: [_row(row) for row in kept[name]["rows"]] for name in modules if name in kept}
     text = [INTRODUCTION]
     for name, rows in parts.items():
         text.append(f"\n## {_title(modules[name])}\n\n{_notes(modules[name])}")
         text.append(f"{kept[name]['machine']}; {kept[name]['when']}; `make bench ARGS={name}`.\n\n")
         text += [f"| {' | '.join(line)} |\n" for line in (HEADER, ["---"] * len(HEADER), *map(_cells, rows))]
-    store.write_text(DOCS / "benchmarks.md", "".join(text))
-    picture(parts).savefig(DOCS / "benchmarks.png", dpi=110)
+    store.write_text(docs / "benchmarks.md", "".join(text))
+    picture(parts).savefig(docs / "benchmarks.png", dpi=110)
 
 
 def picture(parts: dict[str, list[Row]]) -> Figure:
@@ -86,8 +85,9 @@ def picture(parts: dict[str, list[Row]]) -> Figure:
     return figure
 
 
-def _kept() -> dict[str, dict[str, Any]]:
-    return dict(json.loads(RECORD.read_text())) if RECORD.exists() else {}
+def _kept(docs: Path) -> dict[str, dict[str, Any]]:
+    record = docs / "benchmarks.json"
+    return dict(json.loads(record.read_text())) if record.exists() else {}
 
 
 def _row(fields: dict[str, Any]) -> Row:
