@@ -37,9 +37,9 @@ class LitPixels:
     def of(cls, images: Images) -> LitPixels:
         """Find the lit pixels."""
         pixels = images.reshape(-1)
-        index: NDArray[np.intp] | slice = np.flatnonzero(pixels > 0)
-        if 2 * index.size > pixels.size:
-            index = slice(None)  # to pick pixels out and put them back costs more than a few draws in vain
+        lit = np.flatnonzero(pixels > 0)
+        # To pick pixels out and put them back costs more than a few draws in vain.
+        index = lit if 2 * lit.size < pixels.size else slice(None)
         return cls(images, index, pixels[index])
 
     def put(self, values: Images) -> None:
@@ -78,4 +78,4 @@ class LitPixels:
             present[:, 0] = self._counts < math.prod(self.images.shape[1:])  # the pixels left out are black
             present.reshape(-1)[self.spread(np.arange(0, count * LEVELS, LEVELS)) + self.levels] = True
             distinct = np.bitwise_count(np.packbits(present, axis=1).view(np.uint64)).sum(axis=1)
-        return np.exp2(np.ceil(np.log2(distinct, dtype=np.float32)))
+        return np.asarray(np.exp2(np.ceil(np.log2(distinct))), np.float32)
