@@ -20,7 +20,7 @@ from dae.lit_pixels import LitPixels
 from dae.records import Frozen, not_bool
 from dae.sampling import LARGEST_MEAN, poisson_of_levels, standard_normal
 
-PIXELS = 2**18
+PIXELS = 2**17
 """Pixels made noisy at a time: few enough to stay in the processor's cache."""
 POWERS = tuple(2.0**k for k in range(9))
 """The peaks that the number of grey levels of an 8-bit image can give."""
