@@ -57,7 +57,8 @@ def batched(pixels: NDArray[np.uint8], kinds: tuple[int, ...], workers: int) -> 
     """Corrupt a block at a time, on so many threads, as the task corrupt does."""
 
     def draw(part: tuple[int, slice]) -> None:
-        clean = pixels[part[1]].astype(np.float32) / np.float32(255)
+        clean = pixels[part[1]].astype(np.float32)
+        clean /= np.float32(255)
         corrupt(clean, [KINDS[kind] for kind in kinds], rng.stream(0, "bench", part[0]))
 
     with ThreadPoolExecutor(workers) as pool:

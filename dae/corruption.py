@@ -19,7 +19,7 @@ from dae.records import ImageSet, ImageSets, NoisySet, NoisySets
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the draw and of what a folder holds; a change makes corrupt start anew."""
 WORKERS = 2
 

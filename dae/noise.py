@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
+from dae.lit_pixels import LitPixels
 from dae.records import Frozen, not_bool
+from dae.sampling import LARGEST_MEAN, poisson_of_levels, standard_normal
 
-CHUNK = 2**15
-"""Normal values computed at a time: few enough to stay in the processor's cache."""
+PIXELS = 2**17
+"""Pixels made noisy at a time: few enough to stay in the processor's cache."""
+POWERS = tuple(2.0**k for k in range(9))
+"""The peaks that the number of grey levels of an 8-bit image can give."""
 
 Images = NDArray[np.float32]
 Strength = Annotated[float, BeforeValidator(not_bool), Field(ge=1e-6, le=1e6)]
@@ -31,9 +35,16 @@ class NoiseKind(Frozen, ABC):
     kind: str
     weight: Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)] = 1.0
 
-    @abstractmethod
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         """Return noisy images for clean ones in [0, 1], both float32 of shape ``(N, H, W, C)``."""
+        noisy = np.array(images, order="C")
+        for rows in parts(np.arange(len(noisy)), noisy.shape):
+            self.add_to(noisy[rows[0] : rows[-1] + 1], rng)
+        return noisy
+
+    @abstractmethod
+    def add_to(self, images: Images, rng: np.random.Generator) -> None:
+        """Turn clean images into noisy ones in place; they lie in memory without gaps."""
 
 
 class Gaussian(NoiseKind):
@@ -55,11 +66,10 @@ class Gaussian(NoiseKind):
     kind: Literal["gaussian"] = "gaussian"
     variance: Strength = 0.1
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
-        noisy = standard_normal(images.shape, rng)
-        noisy *= np.float32(math.sqrt(self.variance))
-        noisy += images
-        return noisy
+    def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
+        noise = standard_normal(images.size, rng).reshape(images.shape)
+        noise *= np.float32(math.sqrt(self.variance))
+        images += noise
 
 
 class SaltAndPepper(NoiseKind):
@@ -93,14 +103,14 @@ class SaltAndPepper(NoiseKind):
         # Rounded first: 3.0000000000000004 positions are 3, not 4.
         return math.ceil(round(salt, 9)), math.ceil(round(pepper, 9))
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
+    def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
         count, height, width, channels = images.shape
-        noisy = images.reshape(count, height * width, channels).copy()
-        rows = np.arange(count)[:, None]
+        first = np.arange(0, count * height * width, height * width)[:, None]
+        pixels = images.reshape(count * height * width, channels)
         for value, drawn in zip((1, 0), self.counts(height * width), strict=True):
-            positions = rng.integers(height * width, size=(count, drawn), dtype=np.int32)
-            noisy[rows, positions] = value
-        return noisy.reshape(images.shape)
+            positions = (first + rng.integers(height * width, size=(count, drawn), dtype=np.int32)).ravel()
+            for channel in range(channels):  # along a single axis NumPy's indexing is three times as fast
+                pixels[:, channel][positions] = value
 
 
 class Poisson(NoiseKind):
@@ -128,14 +138,10 @@ class Poisson(NoiseKind):
     kind: Literal["poisson"] = "poisson"
     peak: Strength | Literal["grey_levels"] = "grey_levels"
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
-        peaks = grey_level_peaks(images) if self.peak == "grey_levels" else np.full(len(images), self.peak, np.float32)
-        noisy = images * peaks[:, None, None, None]
-        # Where the expectation is 0 the draw is 0: only lit pixels need one.
-        lit = noisy > 0
-        noisy[lit] = rng.poisson(noisy[lit])
-        noisy /= peaks[:, None, None, None]
-        return noisy
+    def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
+        lit = LitPixels.of(images)
+        peaks = lit.grey_level_peaks() if self.peak == "grey_levels" else np.full(len(images), self.peak, np.float32)
+        lit.put(shot_noise(lit, peaks, rng))
 
 
 class Speckle(NoiseKind):
@@ -155,41 +161,33 @@ class Speckle(NoiseKind):
     kind: Literal["speckle"] = "speckle"
     variance: Strength = 1.0
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
-        noisy = standard_normal(images.shape, rng)
-        noisy *= np.float32(math.sqrt(self.variance))
-        noisy += 1
-        noisy *= images
-        return noisy
+    def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
+        lit = LitPixels.of(images)  # elsewhere there is nothing to multiply
+        noise = standard_normal(lit.values.size, rng)
+        noise *= np.float32(math.sqrt(self.variance))
+        noise += 1
+        noise *= lit.values
+        lit.put(noise)
 
 
 Noise = Annotated[Gaussian | SaltAndPepper | Poisson | Speckle, Field(discriminator="kind")]
 
 
-def standard_normal(shape: tuple[int, ...], rng: np.random.Generator) -> Images:
-    """Return independent standard normal values, float32, at more than twice the speed of NumPy's own sampler.
-
-    Box and Muller, "A note on the generation of random normal deviates" (1958): two values from two uniform ones, by
-    functions that NumPy computes on whole vectors. The largest magnitude is that of a 24-bit uniform value, 5.8.
-    """
-    values = np.empty(math.prod(shape), np.float32)
-    for start in range(0, len(values), CHUNK):
-        part = values[start : start + CHUNK]
-        pairs = -(-len(part) // 2)
-        radius, angle = rng.random((2, pairs), dtype=np.float32)
-        np.subtract(1, radius, out=radius)  # in (0, 1]: the logarithm is finite
-        np.sqrt(np.multiply(np.log(radius, out=radius), -2, out=radius), out=radius)
-        angle *= np.float32(2 * np.pi)
-        np.multiply(np.cos(angle), radius, out=part[:pairs])
-        np.multiply(np.sin(angle)[: len(part) - pairs], radius[: len(part) - pairs], out=part[pairs:])
-    return values.reshape(shape)
+def shot_noise(lit: LitPixels, peaks: Images, rng: np.random.Generator) -> Images:
+    r"""Return :math:`\mathrm{Poisson}(x v) / v` of lit pixels, the peak :math:`v` of each image given, shape ``(N,)``."""
+    distinct = set(peaks.tolist())
+    tables = POWERS if distinct <= set(POWERS) else tuple(sorted(distinct))
+    if lit.levels is None or len(tables) > len(POWERS) or max(tables) > LARGEST_MEAN:
+        v = lit.spread(peaks)
+        return np.asarray(rng.poisson(lit.values * v) / v, np.float32)
+    return poisson_of_levels(lit.levels, tables, lit.spread(np.searchsorted(tables, peaks)), rng)
 
 
-def grey_level_peaks(images: Images) -> Images:
-    """Return each image's Poisson peak, the power of two at or above its number of distinct values; shape ``(N,)``."""
-    ordered = np.sort(images.reshape(len(images), math.prod(images.shape[1:])), axis=1)
-    levels = 1 + np.count_nonzero(ordered[:, 1:] != ordered[:, :-1], axis=1)
-    return np.asarray(np.exp2(np.ceil(np.log2(levels))), np.float32)
+def parts(rows: NDArray[np.intp], shape: tuple[int, ...]) -> Iterator[NDArray[np.intp]]:
+    """Yield rows of images of a shape, so many at a time that they stay in the processor's cache."""
+    size = max(1, PIXELS // max(1, math.prod(shape[1:])))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def corrupt(
@@ -229,6 +227,8 @@ def corrupt(
     drawn = rng.choice(len(kinds), size=len(images), p=weights / weights.sum()).astype(np.uint8)
     noisy = np.empty_like(images)
     for index, kind in enumerate(kinds):
-        chosen = np.flatnonzero(drawn == index)
-        noisy[chosen] = kind(images[chosen], rng)
+        for rows in parts(np.flatnonzero(drawn == index), images.shape):
+            part = images[rows]
+            kind.add_to(part, rng)
+            noisy[rows] = part
     return (np.clip(noisy, 0, 1, out=noisy) if clip else noisy), drawn

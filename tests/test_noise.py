@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from scipy import stats
 
 from dae import sources
+from dae.lit_pixels import LitPixels
 from dae.noise import (
     Gaussian,
     Images,
@@ -22,8 +22,6 @@ from dae.noise import (
     SaltAndPepper,
     Speckle,
     corrupt,
-    grey_level_peaks,
-    standard_normal,
 )
 
 FOUR: tuple[NoiseKind, ...] = (Gaussian(), SaltAndPepper(), Poisson(), Speckle())
@@ -51,23 +49,6 @@ def tiled(values: Sequence[float], count: int, side: int) -> Images:
 def skewness(values: NDArray[np.floating]) -> float:
     centred = values.astype(np.float64).ravel() - values.mean(dtype=np.float64)
     return float(np.mean(centred**3) / np.mean(centred**2) ** 1.5)
-
-
-# Standard normal values
-
-
-@pytest.mark.parametrize("shape", [(1001, 999), (1,), (3, 0)])
-def test_standard_normal_values_are_normal_and_independent(shape: tuple[int, ...]) -> None:
-    values = standard_normal(shape, generator())
-    assert values.shape == shape
-    assert values.dtype == np.float32
-    if values.size > 1:
-        assert stats.kstest(values.ravel()[:200_000], "norm").pvalue > 1e-3
-        assert stats.kurtosis(values, axis=None) == pytest.approx(0, abs=0.02)
-        half = values.size // 2
-        halves = values.ravel()[:half], values.ravel()[half : 2 * half]
-        for first, second in (halves, [np.square(part) for part in halves]):
-            assert abs(np.corrcoef(first, second)[0, 1]) < 5 / math.sqrt(half)
 
 
 # Gaussian
@@ -175,14 +156,19 @@ def test_black_stays_black_under_noise_that_scales_with_the_intensity(kind: Nois
 @pytest.mark.parametrize(
     ("levels", "peak"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (128, 128), (129, 256), (256, 256)]
 )
-def test_the_peak_from_grey_levels_is_the_power_of_two_at_or_above_their_number(levels: int, peak: int) -> None:
-    image = tiled([level / 255 for level in range(levels)], 1, 16)
-    assert grey_level_peaks(image).tolist() == [peak]
+@pytest.mark.parametrize("scale", [255, 300], ids=["8 bits", "floats"])
+@pytest.mark.parametrize("darkest", [0, 5], ids=["with black", "without"])
+def test_the_peak_from_grey_levels_is_the_power_of_two_at_or_above_their_number(
+    levels: int, peak: int, scale: int, darkest: int
+) -> None:
+    first = darkest if darkest + levels <= 256 else 0
+    image = tiled([level / scale for level in range(first, first + levels)], 1, 16)
+    assert LitPixels.of(image).grey_level_peaks().tolist() == [peak]
 
 
 def test_each_image_has_its_own_peak_whatever_the_others_in_the_batch() -> None:
     two, many = tiled([0, 1], 1, 16), textured(1, side=16)
-    assert grey_level_peaks(np.concatenate([two, many, two])).tolist() == [2, 256, 2]
+    assert LitPixels.of(np.concatenate([two, many, two])).grey_level_peaks().tolist() == [2, 256, 2]
 
 
 def test_poisson_noise_of_an_image_has_the_same_law_alone_and_among_richer_images() -> None:
@@ -349,7 +335,13 @@ def test_doing_nothing_on_mnist_costs_the_measured_error(
 def test_the_error_of_each_unclipped_law_on_mnist_is_what_the_law_predicts(digits: Images) -> None:
     x = digits.astype(np.float64)
     salted, peppered = (1 - (1 - 1 / 784) ** drawn for drawn in (71, 8))
-    v = grey_level_peaks(digits).astype(np.float64)[:, None, None, None]
+    v = LitPixels.of(digits).grey_level_peaks().astype(np.float64)[:, None, None, None]
     predicted = [0.1, np.mean(peppered * x**2 + salted * (1 - peppered) * (1 - x) ** 2), np.mean(x / v), np.mean(x**2)]
     found = [np.mean(np.square(kind(digits, generator()) - digits), dtype=np.float64) for kind in FOUR]
-    np.testing.assert_allclose(np.array(found), np.array(predicted, np.float64), rtol=0.005)
+    spread = [
+        0.005,
+        0.005,
+        0.0105,
+        0.005,
+    ]  # four standard errors of Poisson, whose few dark images with small v dominate
+    assert np.all(np.abs(np.array(found) / np.array(predicted, np.float64) - 1) < spread)
