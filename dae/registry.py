@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class RegistryError(RuntimeError):
 
 def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[str, str]:
     """Log a Keras model with its signature and an input example; return its id and its URI ``models:/m-...``."""
-    import mlflow.tensorflow
+    import mlflow
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
@@ -37,7 +38,7 @@ def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[
         warnings.simplefilter("ignore")
         info = Model.log(
             None,
-            mlflow.tensorflow,
+            _KerasFlavor,
             name=name,
             run_id=run_id,
             model=model,
@@ -46,6 +47,22 @@ def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[
             pip_requirements=provenance.model_requirements(),
         )
     return str(info.model_id), str(info.model_uri)
+
+
+class _KerasFlavor:
+    """MLflow's ``keras`` flavor, which runs on any backend, for models with an input example.
+
+    MLflow 3.17 stores the example in a folder it has not made yet.
+    """
+
+    __name__ = "mlflow.keras"
+
+    @staticmethod
+    def save_model(path: str, **kwargs: Any) -> None:
+        import mlflow.keras
+
+        Path(path).mkdir(parents=True, exist_ok=True)
+        mlflow.keras.save_model(path=path, **kwargs)
 
 
 @contextmanager
@@ -63,11 +80,13 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def load_model(model_uri: str) -> Any:
-    """Return the Keras model stored under a URI."""
-    import mlflow.tensorflow
+    """Return the Keras model stored under a URI, whatever backend it was trained on."""
+    import keras
+    import mlflow.artifacts
 
     tracking.connect()
-    return mlflow.tensorflow.load_model(model_uri, keras_model_kwargs={"safe_mode": True, "compile": False})
+    folder = Path(mlflow.artifacts.download_artifacts(model_uri))
+    return keras.saving.load_model(folder / "data" / "model.keras", safe_mode=True, compile=False)
 
 
 def register(
