@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,10 @@ def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[
     )
     # A model belongs to the experiment that is active, whatever experiment its run is in.
     mlflow.set_experiment(experiment_id=tracking.connect().get_run(run_id).info.experiment_id)
-    with warnings.catch_warnings(), _no_progress_bar():
+    with (
+        warnings.catch_warnings(),
+        redirect_stdout(io.StringIO()),
+    ):  # MLflow tries the model, which draws a progress bar
         warnings.simplefilter("ignore")
         info = Model.log(
             None,
@@ -63,20 +66,6 @@ class _KerasFlavor:
 
         Path(path).mkdir(parents=True, exist_ok=True)
         mlflow.keras.save_model(path=path, **kwargs)
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep Keras from drawing a progress bar where MLflow tries a model on its input example."""
-    import keras
-
-    shown = keras.config.is_interactive_logging_enabled()
-    keras.config.disable_interactive_logging()
-    try:
-        yield
-    finally:
-        if shown:
-            keras.config.enable_interactive_logging()
 
 
 def load_model(model_uri: str) -> Any:

@@ -99,8 +99,11 @@ def compiled(config: PipelineConfig, images: ImageSets) -> keras.Model:
     model = architectures.build(config.model, images.train.shape, config.train.precision)
     rate = _learning_rate(config.train, config.train.epochs * steps_per_epoch(config.train, images.train.count))
     optimizer = keras.optimizers.Adam(rate, beta_2=config.train.beta_2)
+    if config.train.precision == "mixed_float16":  # here, since Keras's own wrapper is not saved with the model
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # On JAX, Keras would otherwise run each operation on its own.
-    model.compile(optimizer, loss="mse", jit_compile=config.train.jit_compile or keras.config.backend() == "jax")
+    jit_compile = config.train.jit_compile or keras.config.backend() == "jax"
+    model.compile(optimizer, loss="mse", jit_compile=jit_compile, auto_scale_loss=False)
     return model
 
 
