@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dae.config import ModelConfig
 
 
-def build(config: ModelConfig, shape: tuple[int, int, int]) -> Any:
+def build(config: ModelConfig, shape: tuple[int, int, int], precision: str = "float32") -> Any:
     """Return the configured network for images of a shape.
 
     Parameters
@@ -15,11 +17,13 @@ def build(config: ModelConfig, shape: tuple[int, int, int]) -> Any:
     config : ModelConfig
     shape : tuple of int
         ``(H, W, C)`` of the training images. The ``unet`` takes any height and width from 8 up all the same.
+    precision : str
+        Keras's name of the layers' dtype policy. Weights and outputs are float32 under each.
 
     Returns
     -------
     keras.Model
-        Maps noisy float32 images ``(N, H, W, C)``, unclipped, to restored ones of the same shape.
+        Maps noisy float32 images ``(N, H, W, C)``, unclipped, to restored ones of the same shape and type.
 
     Raises
     ------
@@ -27,11 +31,24 @@ def build(config: ModelConfig, shape: tuple[int, int, int]) -> Any:
         If the network cannot take the shape.
     """
     config.require(shape)
-    if config.architecture == "article":
-        return article()
-    from dae.unet import unet
+    with _dtype_policy(precision):
+        if config.architecture == "article":
+            return article()
+        from dae.unet import unet
 
-    return unet(shape[-1], config.width, config.deep_width, config.blocks, config.deep_blocks)
+        return unet(shape[-1], config.width, config.deep_width, config.blocks, config.deep_blocks)
+
+
+@contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def article() -> Any:
@@ -50,5 +67,5 @@ def article() -> Any:
     for filters in (128, 64):
         x = layers.Conv2DTranspose(filters, 3, activation="relu")(x)
         x = layers.UpSampling2D(2)(x)
-    outputs = layers.Conv2DTranspose(1, 5, activation="relu")(x)
+    outputs = layers.Conv2DTranspose(1, 5, activation="relu", dtype="float32")(x)
     return keras.Model(inputs, outputs, name="article")

@@ -5,8 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 
 SETTINGS = {
+    # Explicit, so that a keras.json of the user's does not choose it.
+    "KERAS_BACKEND": "tensorflow",
+    # A GPU's memory is taken as it is needed, not all at once: by TensorFlow, and by JAX.
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     # oneDNN changes the results in the last digits, so it must not depend on the machine; training is faster with it.
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -43,10 +50,26 @@ def import_keras() -> None:
         os.close(nowhere)
 
 
+class _NoTensorFlow(MetaPathFinder):
+    """Refuses to import TensorFlow."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
+        if fullname == "tensorflow":
+            raise ModuleNotFoundError("tensorflow stays out where KERAS_BACKEND is another", name=fullname)
+
+
+def _keep_tensorflow_out() -> None:
+    """Hide TensorFlow, which Keras imports on any backend to seed it: that takes seconds, and memory of the GPU."""
+    if "tensorflow" not in sys.modules and not any(isinstance(finder, _NoTensorFlow) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _NoTensorFlow())
+
+
 def configure(*, terminal: bool = False) -> None:
     """Set what the environment does not say already; with `terminal`, for a command that prints a report of its own."""
     for name, value in (SETTINGS | (TERMINAL if terminal else {})).items():
         os.environ.setdefault(name, value)
+    if os.environ["KERAS_BACKEND"] != "tensorflow":
+        _keep_tensorflow_out()
     logger = logging.getLogger("dae")
     logger.setLevel(logging.INFO)
     if terminal and not logger.handlers:

@@ -119,6 +119,9 @@ class TrainConfig(Frozen):
     drop_last: bool = Field(True, description="leave out a pass's last batch where it would be smaller")
     patience: Count | None = Field(None, description="stop after so many epochs without a better validation MSE")
     jit_compile: bool = Field(False, description="compile the training step with XLA")
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "float32", description="of the computation; weights, loss and output are float32 all the same"
+    )
     seed: Seed = 0
 
 

@@ -8,7 +8,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-MODEL_PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "numpy")
+BACKEND_PACKAGES = {"tensorflow": ("tensorflow-cpu", "tensorflow"), "jax": ("jax", "jaxlib")}
 
 
 def git_tags() -> dict[str, str]:
@@ -36,14 +36,23 @@ def requirements() -> str:
 
 
 def model_requirements() -> list[str]:
-    """Return the pinned packages a logged model needs to be loaded."""
+    """Return the pinned packages a logged model needs to be loaded, on the backend in use."""
+    import keras
+
     pins = []
-    for name in MODEL_PACKAGES:
+    for name in (*BACKEND_PACKAGES.get(keras.config.backend(), ()), "keras", "numpy"):
         try:
             pins.append(f"{name}=={importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
     return pins
+
+
+def devices() -> str:
+    """Return the devices Keras computes on: ``gpu:0`` or, where there is no GPU or TPU, ``cpu:0``."""
+    import keras
+
+    return ", ".join(keras.distribution.list_devices())
 
 
 def machine() -> dict[str, str | int | None]:
@@ -56,5 +65,6 @@ def machine() -> dict[str, str | int | None]:
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "keras_backend": keras.config.backend(),
+        "devices": devices(),
         "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
     }

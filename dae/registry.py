@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class RegistryError(RuntimeError):
 
 def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[str, str]:
     """Log a Keras model with its signature and an input example; return its id and its URI ``models:/m-...``."""
-    import mlflow.tensorflow
+    import mlflow
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
@@ -33,11 +34,14 @@ def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[
     )
     # A model belongs to the experiment that is active, whatever experiment its run is in.
     mlflow.set_experiment(experiment_id=tracking.connect().get_run(run_id).info.experiment_id)
-    with warnings.catch_warnings(), _no_progress_bar():
+    with (
+        warnings.catch_warnings(),
+        redirect_stdout(io.StringIO()),
+    ):  # MLflow tries the model, which draws a progress bar
         warnings.simplefilter("ignore")
         info = Model.log(
             None,
-            mlflow.tensorflow,
+            _KerasFlavor,
             name=name,
             run_id=run_id,
             model=model,
@@ -48,26 +52,30 @@ def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[
     return str(info.model_id), str(info.model_uri)
 
 
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep Keras from drawing a progress bar where MLflow tries a model on its input example."""
-    import keras
+class _KerasFlavor:
+    """MLflow's ``keras`` flavor, which runs on any backend, for models with an input example.
 
-    shown = keras.config.is_interactive_logging_enabled()
-    keras.config.disable_interactive_logging()
-    try:
-        yield
-    finally:
-        if shown:
-            keras.config.enable_interactive_logging()
+    MLflow 3.17 stores the example in a folder it has not made yet.
+    """
+
+    __name__ = "mlflow.keras"
+
+    @staticmethod
+    def save_model(path: str, **kwargs: Any) -> None:
+        import mlflow.keras
+
+        Path(path).mkdir(parents=True, exist_ok=True)
+        mlflow.keras.save_model(path=path, **kwargs)
 
 
 def load_model(model_uri: str) -> Any:
-    """Return the Keras model stored under a URI."""
-    import mlflow.tensorflow
+    """Return the Keras model stored under a URI, whatever backend it was trained on."""
+    import keras
+    import mlflow.artifacts
 
     tracking.connect()
-    return mlflow.tensorflow.load_model(model_uri, keras_model_kwargs={"safe_mode": True, "compile": False})
+    folder = Path(mlflow.artifacts.download_artifacts(model_uri))
+    return keras.saving.load_model(folder / "data" / "model.keras", safe_mode=True, compile=False)
 
 
 def register(

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from dae import architectures, corruption, data
+from dae import architectures, corruption, data, provenance
 from dae.checkpoint import Checkpoint, History
 from dae.config import PipelineConfig, TrainConfig
 from dae.inference import denoiser
@@ -96,10 +96,14 @@ def steps_per_epoch(config: TrainConfig, count: int) -> int:
 def compiled(config: PipelineConfig, images: ImageSets) -> keras.Model:
     """Return the configured network with its loss, optimizer and schedule, its weights drawn from the training seed."""
     keras.utils.set_random_seed(config.train.seed)
-    model = architectures.build(config.model, images.train.shape)
+    model = architectures.build(config.model, images.train.shape, config.train.precision)
     rate = _learning_rate(config.train, config.train.epochs * steps_per_epoch(config.train, images.train.count))
     optimizer = keras.optimizers.Adam(rate, beta_2=config.train.beta_2)
-    model.compile(optimizer, loss="mse", jit_compile=config.train.jit_compile)
+    if config.train.precision == "mixed_float16":  # here, since Keras's own wrapper is not saved with the model
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    # On JAX, Keras would otherwise run each operation on its own.
+    jit_compile = config.train.jit_compile or keras.config.backend() == "jax"
+    model.compile(optimizer, loss="mse", jit_compile=jit_compile, auto_scale_loss=False)
     return model
 
 
@@ -190,6 +194,7 @@ def fit(
     model = checkpoint.load_last() or compiled(config, images)
     batches = NoisyBatches(config, images, noisy, len(checkpoint.history))
     end_of_epoch = EndOfEpoch(config.train, noisy.validation, checkpoint, report)
+    logger.info("device: %s (%s)", provenance.devices(), keras.config.backend())
     logger.info(
         "train: %s of %s parameters, epochs %d to %d of %s steps of %d images",
         model.name,

@@ -63,7 +63,7 @@ def unet(channels: int, width: int, deep_width: int, blocks: int, deep_blocks: i
     for _ in range(blocks):
         x = _residual(x, vector)
 
-    x = layers.Conv2DTranspose(2 * channels, 2, strides=2, name="out")(layers.ReLU()(x))
+    x = layers.Conv2DTranspose(2 * channels, 2, strides=2, dtype="float32", name="out")(layers.ReLU()(x))
     value, keep = x[..., :channels], ops.sigmoid(x[..., channels:])
     return keras.Model(noisy, _take(value + keep * (clipped - value), crop_rows, crop_columns), name="unet")
 
@@ -84,7 +84,7 @@ def _padding(line: Any) -> tuple[Any, Any]:
     Both are counted off a line of pixels along that axis, since its length is not known before the image is there.
     """
     index = _count(line)
-    cells = ops.max_pool(ops.reshape(line, (1, -1, 1)), SCALE, padding="same")[0, :, 0]
+    cells = ops.max_pool(ops.reshape(line, (1, -1, 1)), SCALE, SCALE, padding="same")[0, :, 0]
     padded = _count(ops.repeat(cells, SCALE))
     last = ops.max(index)
     return last - ops.abs(last - padded), index

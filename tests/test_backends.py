@@ -1,0 +1,75 @@
+"""The same networks on Keras's TensorFlow and JAX backends."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from dae import architectures
+from dae.config import ModelConfig
+
+OTHER = {"tensorflow": "jax", "jax": "tensorflow"}
+NETWORKS = [ModelConfig(), ModelConfig(architecture="article")]
+LOADED = """
+import sys
+from dae import backend
+backend.configure()
+import keras, numpy
+keras.utils.set_random_seed(0)
+assert keras.config.backend() == sys.argv[1], keras.config.backend()
+assert ("tensorflow" in sys.modules) == (sys.argv[1] == "tensorflow")
+for name in sys.argv[2:]:
+    model = keras.saving.load_model(f"{name}.keras", safe_mode=True)
+    numpy.save(f"{name}-restored.npy", model.predict_on_batch(numpy.load(f"{name}-noisy.npy")))
+"""
+
+
+def run(folder: Path, backend: str | None, *names: str, home: Path | None = None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
+    environment |= {"KERAS_BACKEND": backend} if backend else {}
+    environment |= {"KERAS_HOME": str(home)} if home else {}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", LOADED, backend or "tensorflow", *names]
+    done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="the extra jax is not installed")
+def test_the_same_weights_restore_the_same_images_on_the_other_backend(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    restored = {}
+    for config in NETWORKS:
+        name = config.architecture
+        model = architectures.build(config, (28, 28, 1))
+        model.set_weights([rng.normal(0, 0.05, weight.shape).astype(np.float32) for weight in model.get_weights()])
+        noisy = rng.normal(0.5, 0.5, (3, 28, 28, 1) if name == "article" else (3, 29, 34, 1)).astype(np.float32)
+        np.save(tmp_path / f"{name}-noisy.npy", noisy)
+        model.save(tmp_path / f"{name}.keras")
+        restored[name] = model.predict_on_batch(noisy)
+    run(tmp_path, OTHER[keras.config.backend()], *restored)
+    for name, images in restored.items():
+        assert images.std() > 1e-3
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}-restored.npy"), images, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_backend_is_tensorflow_whatever_the_users_keras_file_says(tmp_path: Path) -> None:
+    settings = {"backend": "jax", "floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    run(tmp_path, None, home=tmp_path)
+
+
+@pytest.mark.skipif(keras.config.backend() == "tensorflow", reason="concerns the other backends")
+def test_tensorflow_is_out_of_reach_on_another_backend() -> None:
+    assert "tensorflow" not in sys.modules
+    with pytest.raises(ModuleNotFoundError, match="tensorflow stays out"):
+        importlib.import_module("tensorflow")
