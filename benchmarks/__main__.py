@@ -8,7 +8,7 @@ import sys
 from benchmarks import page
 from dae import backend
 
-NAMES = ("noise", "memory", "overhead")
+NAMES = ("noise", "inference", "memory", "overhead")
 
 
 def main() -> None:
