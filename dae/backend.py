@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 
 SETTINGS = {
@@ -35,19 +36,23 @@ SETTINGS = {
 TERMINAL = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_COLORS": "false"}
 
 
-def import_keras() -> None:
-    """Import Keras, in a thread beside the start of Prefect's server, without TensorFlow's notices on standard error.
-
-    They are written before any of its log levels apply, so the file descriptor itself is turned away meanwhile.
-    """
+@contextmanager
+def muted() -> Iterator[None]:
+    """Turn the file descriptor of standard error away: C++ writes to it before, or whatever, log levels are set."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        import keras  # noqa: F401
+        yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def import_keras() -> None:
+    """Import Keras, in a thread beside the start of Prefect's server, without TensorFlow's notices on standard error."""
+    with muted():
+        import keras  # noqa: F401
 
 
 class _NoTensorFlow(MetaPathFinder):

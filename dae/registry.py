@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,24 @@ import numpy as np
 from mlflow.exceptions import MlflowException
 
 from dae import provenance, tracking
-from dae.config import PipelineConfig
+from dae.config import PipelineConfig, TrackingConfig
 from dae.records import ModelVersion, NoisySets, Scores, TrainedModel, Verdict
 
 CHAMPION = "champion"
 
 
 class RegistryError(RuntimeError):
-    """The registry does not hold what was written to it."""
+    """The registry does not hold what was written to it, or what was asked for."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A stored model: its URI, the run that made it, and name and version if it was found as a version."""
+
+    uri: str
+    run_id: str
+    name: str | None = None
+    version: str | None = None
 
 
 def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[str, str]:
@@ -76,6 +87,45 @@ def load_model(model_uri: str) -> Any:
     tracking.connect()
     folder = Path(mlflow.artifacts.download_artifacts(model_uri))
     return keras.saving.load_model(folder / "data" / "model.keras", safe_mode=True, compile=False)
+
+
+def locate(reference: str) -> Located:
+    """Return where a model lies.
+
+    Parameters
+    ----------
+    reference : str
+        ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/m-ID``, a version number of the model `dae`, or a run's id.
+
+    Raises
+    ------
+    RegistryError
+        If there is no such model.
+    """
+    client = tracking.connect()
+    path = reference.removeprefix("models:/")
+    try:
+        if path.isdecimal() and len(path) < tracking.RUN_ID_LENGTH:
+            path = f"{TrackingConfig().model_name}/{path}"
+        elif path == reference:
+            return _of_run(client.get_run(reference))
+        if "@" not in path and "/" not in path:
+            return Located(reference, str(client.get_logged_model(path).source_run_id))
+        name, at, alias = path.rpartition("@")
+        if not at:
+            name, _, version = path.rpartition("/")
+        found = client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, version)
+    except MlflowException as error:
+        raise RegistryError(f"no model {reference} at {tracking.store_uri()}: {error.message}") from error
+    return Located(f"models:/{found.name}/{found.version}", str(found.run_id), found.name, str(found.version))
+
+
+def _of_run(run: Any) -> Located:
+    """Return the model a run logged: the last one, where it was resumed after logging."""
+    logged = run.outputs.model_outputs if run.outputs else []
+    if not logged:
+        raise RegistryError(f"run {run.info.run_id} holds no model: it is {run.info.status}")
+    return Located(f"models:/{logged[-1].model_id}", run.info.run_id)
 
 
 def register(

@@ -200,6 +200,18 @@ def flow_run_of(run_id: str) -> str | None:
     return flow_run_id
 
 
+def image_shape(run_id: str) -> tuple[int, int, int] | None:
+    """Return the shape ``(H, W, C)`` of the images of a run; None if it had none yet."""
+    inputs = _get_run(connect(), run_id).inputs.dataset_inputs
+    height, width, channels = json.loads(inputs[0].dataset.profile)["shape"] if inputs else (0, 0, 0)
+    return (height, width, channels) if inputs else None
+
+
+def git_commit(run_id: str) -> str:
+    """Return the commit a run was made at, ``unknown`` where it has none."""
+    return str(_get_run(connect(), run_id).data.tags.get("git_commit", "unknown"))
+
+
 def log_inputs(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
     """Log the image sets as inputs of a run. MLflow keeps 36 characters of a digest: the first 32, and all 64 as a tag.
 

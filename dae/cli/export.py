@@ -1,0 +1,28 @@
+"""``dae export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dae.cli import options
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="models:/dae@champion, another URI of MLflow's, a version number, a run id, or a .keras file.",
+            show_default=False,
+        ),
+    ],
+    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="The ONNX file to write.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a model as an ONNX file, after checking that ONNX Runtime's outputs equal those of Keras."""
+    with options.reported():
+        from dae import export
+
+        typer.echo(export.export_model(model, onnx, overwrite=overwrite))
