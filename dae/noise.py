@@ -2,7 +2,8 @@ r"""The laws of noise. Each kind is a frozen configuration that is also the func
 
 A kind maps clean images ``x``, float32 of shape ``(N, H, W, C)`` in [0, 1], to noisy ones ``y`` of the same shape and dtype,
 drawing from an explicit generator. Nothing is clipped here: `corrupt` does so on request. The default strengths are those of
-"Convolutional Denoising Autoencoders for image noise reduction" (2020).
+"Convolutional Denoising Autoencoders for image noise reduction" (2020). A strength is a number, or a `Range` from which each
+image gets its own.
 """
 
 from __future__ import annotations
@@ -10,23 +11,25 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
+from dae.ranges import AmountOrRange, PeakOrRange, Range, StrengthOrRange
 from dae.records import Frozen, not_bool
 
 CHUNK = 2**15
 """Normal values computed at a time: few enough to stay in the processor's cache."""
 
 Images = NDArray[np.float32]
-Strength = Annotated[float, BeforeValidator(not_bool), Field(ge=1e-6, le=1e6)]
 
 
 class NoiseKind(Frozen, ABC):
     """A noise law. `weight` is its share of the images among the kinds of a mix."""
+
+    strength: ClassVar[str]  # the name of the field that says how strong the noise is
 
     kind: str
     weight: Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -35,13 +38,19 @@ class NoiseKind(Frozen, ABC):
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         """Return noisy images for clean ones in [0, 1], both float32 of shape ``(N, H, W, C)``."""
 
+    def strengths(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return each image's strength, ``(count, 1, 1, 1)``; without a range that of all, ``(1, 1, 1, 1)``, undrawn."""
+        setting = getattr(self, self.strength)
+        values = setting.draw(count, rng) if isinstance(setting, Range) else np.array([setting], np.float64)
+        return np.asarray(values[:, None, None, None])
+
 
 class Gaussian(NoiseKind):
     r"""Additive white Gaussian noise, :math:`y = x + \mathcal{N}(0, \sigma^2)`, independent for every pixel and channel.
 
     Parameters
     ----------
-    variance : float
+    variance : float or Range
         :math:`\sigma^2` in squared intensity, above 0.
 
     Examples
@@ -52,12 +61,13 @@ class Gaussian(NoiseKind):
     0.1
     """
 
+    strength: ClassVar[str] = "variance"
     kind: Literal["gaussian"] = "gaussian"
-    variance: Strength = 0.1
+    variance: StrengthOrRange = 0.1
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
         noisy = standard_normal(images.shape, rng)
-        noisy *= np.float32(math.sqrt(self.variance))
+        noisy *= np.sqrt(self.strengths(len(images), rng)).astype(np.float32)
         noisy += images
         return noisy
 
@@ -70,7 +80,7 @@ class SaltAndPepper(NoiseKind):
 
     Parameters
     ----------
-    amount : float
+    amount : float or AmountRange
         :math:`a`, the share of positions drawn, in (0, 1].
     salt_share : float
         :math:`s`, the share of salt among them, in [0, 1].
@@ -82,24 +92,25 @@ class SaltAndPepper(NoiseKind):
     ([0.0, 1.0], True)
     """
 
+    strength: ClassVar[str] = "amount"
     kind: Literal["salt_and_pepper"] = "salt_and_pepper"
-    amount: Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1)] = 0.1
+    amount: AmountOrRange = 0.1
     salt_share: Annotated[float, BeforeValidator(not_bool), Field(ge=0, le=1)] = 0.9
 
-    def counts(self, pixels: int) -> tuple[int, int]:
-        """Return how many salt and pepper positions are drawn in an image of so many pixels."""
-        salt = self.amount * pixels * self.salt_share
-        pepper = self.amount * pixels * (1.0 - self.salt_share)
+    def counts(self, pixels: int, amounts: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return how many salt and how many pepper positions are drawn in images of so many pixels, at these amounts."""
+        salt = amounts * pixels * self.salt_share
+        pepper = amounts * pixels * (1.0 - self.salt_share)
         # Rounded first: 3.0000000000000004 positions are 3, not 4.
-        return math.ceil(round(salt, 9)), math.ceil(round(pepper, 9))
+        return np.ceil(np.round(salt, 9)).astype(np.int64), np.ceil(np.round(pepper, 9)).astype(np.int64)
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
         count, height, width, channels = images.shape
         noisy = images.reshape(count, height * width, channels).copy()
-        rows = np.arange(count)[:, None]
-        for value, drawn in zip((1, 0), self.counts(height * width), strict=True):
-            positions = rng.integers(height * width, size=(count, drawn), dtype=np.int32)
-            noisy[rows, positions] = value
+        amounts = self.strengths(count, rng).ravel()
+        for value, drawn in zip((1, 0), self.counts(height * width, amounts), strict=True):
+            rows = np.repeat(np.arange(count), np.broadcast_to(drawn, count))
+            noisy[rows, rng.integers(height * width, size=len(rows), dtype=np.int32)] = value
         return noisy.reshape(images.shape)
 
 
@@ -108,7 +119,7 @@ class Poisson(NoiseKind):
 
     Parameters
     ----------
-    peak : float or "grey_levels"
+    peak : float, Range or "grey_levels"
         :math:`v`, above 0; or from each image by itself, :math:`v = 2^{\lceil \log_2 L \rceil}` with :math:`L` the number of
         distinct values in it.
 
@@ -125,16 +136,19 @@ class Poisson(NoiseKind):
     0.01
     """
 
+    strength: ClassVar[str] = "peak"
     kind: Literal["poisson"] = "poisson"
-    peak: Strength | Literal["grey_levels"] = "grey_levels"
+    peak: PeakOrRange = "grey_levels"
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
-        peaks = grey_level_peaks(images) if self.peak == "grey_levels" else np.full(len(images), self.peak, np.float32)
-        noisy = images * peaks[:, None, None, None]
+        from_levels = self.peak == "grey_levels"
+        peaks = grey_level_peaks(images)[:, None, None, None] if from_levels else self.strengths(len(images), rng)
+        peaks = peaks.astype(np.float32)
+        noisy = images * peaks
         # Where the expectation is 0 the draw is 0: only lit pixels need one.
         lit = noisy > 0
         noisy[lit] = rng.poisson(noisy[lit])
-        noisy /= peaks[:, None, None, None]
+        noisy /= peaks
         return noisy
 
 
@@ -143,7 +157,7 @@ class Speckle(NoiseKind):
 
     Parameters
     ----------
-    variance : float
+    variance : float or Range
         :math:`\sigma^2`, relative to the intensity, above 0.
 
     Examples
@@ -152,12 +166,13 @@ class Speckle(NoiseKind):
     0.0
     """
 
+    strength: ClassVar[str] = "variance"
     kind: Literal["speckle"] = "speckle"
-    variance: Strength = 1.0
+    variance: StrengthOrRange = 1.0
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:  # noqa: D102
         noisy = standard_normal(images.shape, rng)
-        noisy *= np.float32(math.sqrt(self.variance))
+        noisy *= np.sqrt(self.strengths(len(images), rng)).astype(np.float32)
         noisy += 1
         noisy *= images
         return noisy
