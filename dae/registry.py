@@ -70,6 +70,26 @@ def load_model(model_uri: str) -> Any:
     return mlflow.tensorflow.load_model(model_uri, keras_model_kwargs={"safe_mode": True, "compile": False})
 
 
+def run_of(model_uri: str) -> str:
+    """Return the id of the run that logged a model.
+
+    Raises
+    ------
+    RegistryError
+        If there is no such model, or no run logged it.
+    """
+    from mlflow.models import get_model_info
+
+    tracking.connect()
+    try:
+        run_id: str | None = get_model_info(model_uri).run_id
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"{model_uri}: no such model at {tracking.store_uri()}: {error}") from error
+    if not run_id:
+        raise RegistryError(f"{model_uri}: must have been logged by a run, and was not")
+    return run_id
+
+
 def register(
     config: PipelineConfig, model: TrainedModel, scores: Scores, verdict: Verdict, data_digest: str, noisy: NoisySets
 ) -> ModelVersion:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dae.cli import config, runs, train
+from dae.cli import config, runs, strengths, train
 
 app = typer.Typer(
     name="dae",
@@ -22,6 +22,7 @@ app.command(epilog="Exit codes: 0 promoted, 10 refused by the gate, 2 bad usage 
 app.command()(runs.runs)
 app.command()(runs.ui)
 app.command()(config.config)
+app.command()(strengths.strengths)
 
 
 def _version(asked: bool) -> None:
