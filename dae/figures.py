@@ -130,7 +130,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file, atomically."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        figure.savefig(draft, format="png", dpi=100)
+        figure.savefig(draft, format="png", dpi=80)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

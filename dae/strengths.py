@@ -158,10 +158,15 @@ def place(trained: object, order: Sequence[float], strength: float) -> str:
 
 def text_rows(table: pd.DataFrame) -> Iterator[Row]:
     """Yield the table as text, its header first: the MSE of doing nothing and of each model in a column of its own."""
-    wide = table.pivot_table("mse", ["kind", "parameter", "strength", "trained"], "restored_by", sort=False)
-    yield ("noise", "strength", "trained on", *(f"MSE, {name}" for name in wide.columns))
-    for (kind, parameter, strength, trained), mse in zip(wide.index, wide.to_numpy(), strict=True):
-        yield (label(kind), f"{parameter} {strength:g}", trained or "-", *(f"{value:.5f}" for value in mse))
+    yield ("noise", "strength", "trained on", *(f"MSE, {name}" for name in table["restored_by"].unique()))
+    for point, rows in table.groupby(["kind", "parameter", "strength", "trained"], sort=False):
+        kind, parameter, strength, trained = point
+        yield (
+            label(str(kind)),
+            f"{parameter} {strength:g}",
+            str(trained) or "-",
+            *(f"{mse:.5f}" for mse in rows["mse"]),
+        )
 
 
 def _clipped(noisy: Images) -> Images:

@@ -228,20 +228,23 @@ def test_a_figure_has_a_panel_for_each_kind_whatever_their_number(images: ImageS
     assert [len(axis.lines) for axis in drawn.axes] == [2, 2, 3]  # two curves, and where it was trained
 
 
-def test_the_command_prints_the_table_and_writes_the_picture(logged: Logged, tmp_path: Path) -> None:
-    uri, picture = logged.blind, tmp_path / "strengths.png"
-    arguments = ["strengths", "--model", uri, "--images", "20", "--picture", str(picture)]
-    result = CliRunner().invoke(app, arguments)
+def test_the_command_prints_the_table_and_writes_it_and_the_picture(logged: Logged, tmp_path: Path) -> None:
+    table, picture = tmp_path / "strengths.md", tmp_path / "strengths.png"
+    files = ["--markdown", str(table), "--picture", str(picture)]
+    result = CliRunner().invoke(app, ["strengths", "--model", logged.blind, "--images", "20", *files])
     assert result.exit_code == 0, result.stderr
     assert "variance 0.0025" in result.stdout
-    assert "Logged to the run of models:/m-" in result.stdout
+    assert f"Logged to the run of {logged.blind}" in result.stdout
     with Image.open(picture) as written:
         assert written.format == "PNG"
-
-    result = CliRunner().invoke(app, [*arguments, "--markdown"])
-    lines = result.stdout.splitlines()
-    assert lines[0] == f"| noise | strength | trained on | MSE, nothing | MSE, {uri.removeprefix('models:/')} |"
-    assert len(lines) == 2 + len(STRENGTHS["gaussian"]) + len(STRENGTHS["poisson"])
+    lines = table.read_text().splitlines()
+    assert (
+        lines[0] == f"| noise | strength | trained on | MSE, nothing | MSE, {logged.blind.removeprefix('models:/')} |"
+    )
+    assert [line.split(" | ")[1] for line in lines[2:]] == [
+        *(f"variance {value:g}" for value in STRENGTHS["gaussian"]),
+        *(f"peak {value:g}" for value in STRENGTHS["poisson"]),
+    ]
     assert lines[2].startswith("| gaussian | variance 0.0025 | weaker | 0.00")
     assert lines[-1].startswith("| poisson | peak 1 | - | ")
 
@@ -252,6 +255,7 @@ def test_the_command_prints_the_table_and_writes_the_picture(logged: Logged, tmp
     [
         (["--picture", "/no/such/folder/a.png"], 2, "--picture: must be a .png file in a folder that exists, received"),
         (["--picture", "a.jpg"], 2, "received a.jpg"),
+        (["--markdown", "a.txt"], 2, "--markdown: must be a .md file in a folder that exists, received a.txt"),
         (["--images", "0"], 2, "greater than or equal to 1"),
         (["--split", "train"], 2, "'train' is not one of"),
         ([], 1, "models:/dae@champion: no such model"),

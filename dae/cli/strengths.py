@@ -22,7 +22,9 @@ def strengths(
     ] = None,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Held-out images to use.")] = "test",
     images: Annotated[int, typer.Option(min=1, help="How many of them, at most.")] = 2000,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="Write the table here, too.", show_default=False)
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Write the figure here, too.", show_default=False)
     ] = None,
@@ -34,21 +36,24 @@ def strengths(
     """
     uris = model or ["models:/dae@champion"]
     with options.reported():
-        if picture is not None and (picture.suffix != ".png" or not picture.parent.is_dir()):
-            raise options.fail(
-                f"--picture: must be a .png file in a folder that exists, received {picture}", options.USAGE
-            )
-        from dae import figures, report, strengths
+        _require_writable("--markdown", markdown, ".md")
+        _require_writable("--picture", picture, ".png")
+        from dae import figures, report, store, strengths
 
         table, figure = strengths.compare(uris, split, images)
         if picture is not None:
             figures.save(figure, picture)
         rows = list(strengths.text_rows(table))
-        if markdown:
-            typer.echo(report.table(rows))
-        else:
-            _print(rows)
-            typer.echo(f"Logged to the run of {uris[0]}: figures/strengths.png and strengths.csv")
+        if markdown is not None:
+            store.write_text(markdown, report.table(rows) + "\n")
+    _print(rows)
+    typer.echo(f"Logged to the run of {uris[0]}: figures/strengths.png and strengths.csv")
+
+
+def _require_writable(option: str, path: Path | None, suffix: str) -> None:
+    if path is not None and (path.suffix != suffix or not path.parent.is_dir()):
+        message = f"{option}: must be a {suffix} file in a folder that exists, received {path}"
+        raise options.fail(message, options.USAGE)
 
 
 def _print(rows: list[Row]) -> None:
