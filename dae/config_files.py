@@ -104,7 +104,9 @@ def _lines(error: ValidationError, tree: Any) -> Sequence[str]:
     received: dict[str, Any] = {}
     for problem in error.errors(include_url=False):
         path = _path(problem["loc"], tree)
-        text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] in ("extra_forbidden", "missing"):
+            text = "unknown key" if problem["type"] == "extra_forbidden" else f"{problem['loc'][-1]} is missing"
         merged.setdefault(path, []).append(text[0].lower() + text[1:])
         received[path] = problem["input"]
     faulty = [path for path in merged if not any(other.startswith(f"{path}.") for other in merged)]

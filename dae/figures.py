@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +14,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from dae.evaluation import Examples
 from dae.noise import Images
+from dae.ranges import Range
 from dae.report import label
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("clean", "noisy", "denoised")
 ARTICLE_GRID = slice(92, 101)
@@ -78,6 +85,55 @@ def loss_curves(history: Sequence[dict[str, float]], threshold: float | None) ->
     axis.grid(alpha=0.3, which="both")
     axis.legend(frameon=False)
     return figure
+
+
+def strengths(table: pd.DataFrame, trained: Mapping[str, Mapping[str, object]]) -> Figure:
+    """Return the MSE over the strength of the noise, a panel for each kind, with weak noise on the left.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `dae.strengths.sweep` makes it.
+    trained : mapping
+        For each model, the strength of each kind it was trained on: a range is shaded, a number is a dotted line.
+    """
+    kinds = table["kind"].unique()
+    lines = -(-len(kinds) // 2)
+    figure = Figure(figsize=(9.6, 3.4 * lines + 0.4), layout="constrained")
+    axes = figure.subplots(lines, 2, squeeze=False).ravel()
+    for axis, kind in zip(axes, kinds, strict=False):
+        _strengths_of_kind(axis, table[table["kind"] == kind], {name: of.get(kind) for name, of in trained.items()})
+        axis.set(title=label(kind), ylabel="mean squared error")
+    for axis in axes[len(kinds) :]:
+        axis.remove()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def _strengths_of_kind(axis: Axes, table: pd.DataFrame, trained: Mapping[str, object]) -> None:
+    for number, (name, curve) in enumerate(table.groupby("restored_by", sort=False)):
+        colour = "#7a8899" if number == 0 else f"C{number - 1}"
+        axis.plot(curve["strength"], curve["mse"], "o-", ms=3.5, color=colour, label=name)
+        setting = trained.get(str(name))
+        if isinstance(setting, Range):
+            axis.axvspan(setting.low, setting.high, color=colour, alpha=0.12, lw=0)
+        elif isinstance(setting, float):
+            axis.axvline(setting, color=colour, ls=":")
+    axis.set(xscale="log", yscale="log", xlabel=table["parameter"].iloc[0])
+    if table["strength"].iloc[0] > table["strength"].iloc[-1]:
+        axis.invert_xaxis()
+    axis.grid(alpha=0.3)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file, atomically."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.savefig(draft, format="png", dpi=80)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _show(axis: Axes, image: Images) -> None:

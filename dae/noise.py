@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from dae.lit_pixels import LitPixels
+from dae.ranges import AmountOrRange, PeakOrRange, Range, StrengthOrRange
 from dae.records import Frozen, not_bool
 from dae.sampling import LARGEST_MEAN, poisson_of_levels, standard_normal
 
@@ -26,11 +27,12 @@ POWERS = tuple(2.0**k for k in range(9))
 """The peaks that the number of grey levels of an 8-bit image can give."""
 
 Images = NDArray[np.float32]
-Strength = Annotated[float, BeforeValidator(not_bool), Field(ge=1e-6, le=1e6)]
 
 
 class NoiseKind(Frozen, ABC):
     """A noise law. `weight` is its share of the images among the kinds of a mix."""
+
+    strength: ClassVar[str]  # the name of the field that says how strong the noise is
 
     kind: str
     weight: Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -46,13 +48,18 @@ class NoiseKind(Frozen, ABC):
     def add_to(self, images: Images, rng: np.random.Generator) -> None:
         """Turn clean images into noisy ones in place; they lie in memory without gaps."""
 
+    def strengths(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return each image's strength, shape ``(count,)``; without a range that of all, shape ``(1,)``, undrawn."""
+        setting = getattr(self, self.strength)
+        return setting.draw(count, rng) if isinstance(setting, Range) else np.array([setting], np.float64)
+
 
 class Gaussian(NoiseKind):
     r"""Additive white Gaussian noise, :math:`y = x + \mathcal{N}(0, \sigma^2)`, independent for every pixel and channel.
 
     Parameters
     ----------
-    variance : float
+    variance : float or Range
         :math:`\sigma^2` in squared intensity, above 0.
 
     Examples
@@ -63,12 +70,13 @@ class Gaussian(NoiseKind):
     0.1
     """
 
+    strength: ClassVar[str] = "variance"
     kind: Literal["gaussian"] = "gaussian"
-    variance: Strength = 0.1
+    variance: StrengthOrRange = 0.1
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
         noise = standard_normal(images.size, rng).reshape(images.shape)
-        noise *= np.float32(math.sqrt(self.variance))
+        noise *= np.sqrt(self.strengths(len(images), rng)).astype(np.float32)[:, None, None, None]
         images += noise
 
 
@@ -80,7 +88,7 @@ class SaltAndPepper(NoiseKind):
 
     Parameters
     ----------
-    amount : float
+    amount : float or AmountRange
         :math:`a`, the share of positions drawn, in (0, 1].
     salt_share : float
         :math:`s`, the share of salt among them, in [0, 1].
@@ -92,23 +100,25 @@ class SaltAndPepper(NoiseKind):
     ([0.0, 1.0], True)
     """
 
+    strength: ClassVar[str] = "amount"
     kind: Literal["salt_and_pepper"] = "salt_and_pepper"
-    amount: Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1)] = 0.1
+    amount: AmountOrRange = 0.1
     salt_share: Annotated[float, BeforeValidator(not_bool), Field(ge=0, le=1)] = 0.9
 
-    def counts(self, pixels: int) -> tuple[int, int]:
-        """Return how many salt and pepper positions are drawn in an image of so many pixels."""
-        salt = self.amount * pixels * self.salt_share
-        pepper = self.amount * pixels * (1.0 - self.salt_share)
+    def counts(self, pixels: int, amounts: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return how many salt and how many pepper positions are drawn in images of so many pixels, at these amounts."""
+        salt = amounts * pixels * self.salt_share
+        pepper = amounts * pixels * (1.0 - self.salt_share)
         # Rounded first: 3.0000000000000004 positions are 3, not 4.
-        return math.ceil(round(salt, 9)), math.ceil(round(pepper, 9))
+        return np.ceil(np.round(salt, 9)).astype(np.intp), np.ceil(np.round(pepper, 9)).astype(np.intp)
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
         count, height, width, channels = images.shape
-        first = np.arange(0, count * height * width, height * width)[:, None]
+        first = np.arange(0, count * height * width, height * width)
         pixels = images.reshape(count * height * width, channels)
-        for value, drawn in zip((1, 0), self.counts(height * width), strict=True):
-            positions = (first + rng.integers(height * width, size=(count, drawn), dtype=np.int32)).ravel()
+        for value, drawn in zip((1, 0), self.counts(height * width, self.strengths(count, rng)), strict=True):
+            positions = np.repeat(first, drawn)
+            positions += rng.integers(height * width, size=len(positions), dtype=np.int32)
             for channel in range(channels):  # along a single axis NumPy's indexing is three times as fast
                 pixels[:, channel][positions] = value
 
@@ -118,7 +128,7 @@ class Poisson(NoiseKind):
 
     Parameters
     ----------
-    peak : float or "grey_levels"
+    peak : float, Range or "grey_levels"
         :math:`v`, above 0; or from each image by itself, :math:`v = 2^{\lceil \log_2 L \rceil}` with :math:`L` the number of
         distinct values in it.
 
@@ -135,13 +145,14 @@ class Poisson(NoiseKind):
     0.01
     """
 
+    strength: ClassVar[str] = "peak"
     kind: Literal["poisson"] = "poisson"
-    peak: Strength | Literal["grey_levels"] = "grey_levels"
+    peak: PeakOrRange = "grey_levels"
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
         lit = LitPixels.of(images)
-        peaks = lit.grey_level_peaks() if self.peak == "grey_levels" else np.full(len(images), self.peak, np.float32)
-        lit.put(shot_noise(lit, peaks, rng))
+        peaks = lit.grey_level_peaks() if self.peak == "grey_levels" else self.strengths(len(images), rng)
+        lit.put(shot_noise(lit, np.broadcast_to(peaks.astype(np.float32), len(images)), rng))
 
 
 class Speckle(NoiseKind):
@@ -149,7 +160,7 @@ class Speckle(NoiseKind):
 
     Parameters
     ----------
-    variance : float
+    variance : float or Range
         :math:`\sigma^2`, relative to the intensity, above 0.
 
     Examples
@@ -158,13 +169,15 @@ class Speckle(NoiseKind):
     0.0
     """
 
+    strength: ClassVar[str] = "variance"
     kind: Literal["speckle"] = "speckle"
-    variance: Strength = 1.0
+    variance: StrengthOrRange = 1.0
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
         lit = LitPixels.of(images)  # elsewhere there is nothing to multiply
         noise = standard_normal(lit.values.size, rng)
-        noise *= np.float32(math.sqrt(self.variance))
+        sigmas = np.sqrt(self.strengths(len(images), rng)).astype(np.float32)
+        noise *= sigmas if len(sigmas) == 1 else lit.spread(sigmas)
         noise += 1
         noise *= lit.values
         lit.put(noise)

@@ -128,6 +128,26 @@ def _of_run(run: Any) -> Located:
     return Located(f"models:/{logged[-1].model_id}", run.info.run_id)
 
 
+def run_of(model_uri: str) -> str:
+    """Return the id of the run that logged a model.
+
+    Raises
+    ------
+    RegistryError
+        If there is no such model, or no run logged it.
+    """
+    from mlflow.models import get_model_info
+
+    tracking.connect()
+    try:
+        run_id: str | None = get_model_info(model_uri).run_id
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"{model_uri}: no such model at {tracking.store_uri()}: {error}") from error
+    if not run_id:
+        raise RegistryError(f"{model_uri}: must have been logged by a run, and was not")
+    return run_id
+
+
 def register(
     config: PipelineConfig, model: TrainedModel, scores: Scores, verdict: Verdict, data_digest: str, noisy: NoisySets
 ) -> ModelVersion:

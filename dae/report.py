@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dae.records import ModelVersion, Scores
 
@@ -51,5 +51,18 @@ def markdown(version: ModelVersion, scores: Scores) -> str:
     """Return the verdict, its checks and the scores as Markdown."""
     checks = [f"- {'passed' if check.passed else '**failed**'}: {check.reason}" for check in version.verdict.checks]
     reasons = [] if version.verdict.checks else [f"- **failed**: {reason}" for reason in version.verdict.reasons]
-    table = ["| " + " | ".join(row) + " |" for row in (HEADER, ("---",) * len(HEADER), *rows(scores))]
-    return "\n".join([f"# {headline(version)}", "", *checks, *reasons, "", *table, ""])
+    return "\n".join([f"# {headline(version)}", "", *checks, *reasons, "", table([HEADER, *rows(scores)]), ""])
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return rows of text cells, the header first, as a Markdown table.
+
+    Examples
+    --------
+    >>> print(table([("noise", "MSE"), ("poisson", "0.001")]))
+    | noise | MSE |
+    | --- | --- |
+    | poisson | 0.001 |
+    """
+    ruled = rows[0], ("---",) * len(rows[0]), *rows[1:]
+    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)

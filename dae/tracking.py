@@ -285,6 +285,11 @@ def log_figure(run_id: str, figure: Figure, name: str) -> None:
     MlflowClient().log_figure(run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": 120})
 
 
+def log_text(run_id: str, text: str, name: str) -> None:
+    """Store a text file under a name."""
+    MlflowClient().log_text(run_id, text, name)
+
+
 def log_scores(run_id: str, scores: Scores) -> None:
     """Log every score as a metric, those of kinds that did not occur left out, and all of them as ``scores.json``."""
     named = split_metrics("val", scores.validation) | split_metrics("test", scores.test)

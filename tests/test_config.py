@@ -84,6 +84,24 @@ def test_two_kinds_of_the_same_name_are_refused_for_their_scores_could_not_be_to
         NoiseConfig(kinds=(Gaussian(), Gaussian(variance=0.2)))
 
 
+def test_two_ranges_of_the_same_kind_are_refused_like_two_numbers() -> None:
+    kinds = [{"kind": "gaussian", "variance": {"low": 0.01, "high": 0.1}}, {"kind": "gaussian", "variance": 0.2}]
+    with pytest.raises(ValidationError, match="kinds must differ from one another, received gaussian, gaussian"):
+        NoiseConfig.model_validate({"kinds": kinds})
+
+
+def test_the_schema_offers_a_number_or_a_range_as_strength() -> None:
+    definitions = PipelineConfig.model_json_schema()["$defs"]
+    for kind, field, name in [
+        ("Gaussian", "variance", "Range"),
+        ("SaltAndPepper", "amount", "AmountRange"),
+        ("Poisson", "peak", "Range"),
+        ("Speckle", "variance", "Range"),
+    ]:
+        assert {"$ref": f"#/$defs/{name}"} in definitions[kind]["properties"][field]["anyOf"]
+        assert definitions[name]["required"] == ["low", "high"]
+
+
 @given(st.lists(st.floats(0.01, 100), min_size=3, max_size=3))
 def test_shares_are_the_weights_and_add_up_to_one(weights: list[float]) -> None:
     one, two, three = weights
@@ -126,6 +144,8 @@ def test_the_digest_covers_all_that_bears_on_the_result() -> None:
         changed(data={"limit": 10}),
         changed(noise={"seed": 1}),
         changed(noise={"kinds": [{"kind": "gaussian"}]}),
+        changed(noise={"kinds": [{"kind": "gaussian", "variance": {"low": 0.05, "high": 0.1}}]}),
+        changed(noise={"kinds": [{"kind": "gaussian", "variance": {"low": 0.05, "high": 0.2}}]}),
         changed(model={"width": 16}),
         changed(train={"seed": 1}),
         changed(gate={"beat_nothing": False}),
@@ -138,8 +158,18 @@ def test_the_digest_leaves_names_in_mlflow_out() -> None:
     assert renamed.digest == PipelineConfig().digest
 
 
-def test_the_digest_survives_a_round_trip_through_json() -> None:
-    config = changed(data={"validation": 0.2}, noise={"kinds": [{"kind": "poisson", "peak": 30}]})
+def test_a_number_stays_a_number_so_that_digests_of_configurations_without_a_range_stay_as_they_were() -> None:
+    assert NoiseConfig().model_dump(mode="json")["kinds"] == [
+        {"kind": "gaussian", "weight": 1.0, "variance": 0.1},
+        {"kind": "salt_and_pepper", "weight": 1.0, "amount": 0.1, "salt_share": 0.9},
+        {"kind": "poisson", "weight": 1.0, "peak": "grey_levels"},
+        {"kind": "speckle", "weight": 1.0, "variance": 1.0},
+    ]
+
+
+@pytest.mark.parametrize("peak", [30, {"low": 3, "high": 30}], ids=["number", "range"])
+def test_the_digest_survives_a_round_trip_through_json(peak: object) -> None:
+    config = changed(data={"validation": 0.2}, noise={"kinds": [{"kind": "poisson", "peak": peak}]})
     assert PipelineConfig.model_validate_json(config.model_dump_json()) == config
     assert PipelineConfig.model_validate_json(config.model_dump_json()).digest == config.digest
 
@@ -158,4 +188,7 @@ def test_the_flat_form_has_every_value_under_its_path_and_a_kind_under_its_name(
     assert flat["data.test"] is None
     assert (flat["noise.kinds.speckle.variance"], flat["noise.kinds.speckle.weight"]) == (0.5, 1)
     assert all(isinstance(value, str | int | float | bool | None) for value in flat.values())
+    ranged = changed(noise={"kinds": [{"kind": "speckle", "variance": {"low": 0.5, "high": 1}}]}).flat()
+    assert (ranged["noise.kinds.speckle.variance.low"], ranged["noise.kinds.speckle.variance.high"]) == (0.5, 1)
+    assert "noise.kinds.speckle.variance" not in ranged
     assert {f"data.{name}" for name in DataConfig.model_fields} <= set(flat)

@@ -8,6 +8,8 @@ import yaml
 
 from dae.config import ConfigError, PipelineConfig
 from dae.config_files import dump, load, validate
+from dae.noise import Gaussian
+from dae.ranges import Range
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -89,10 +91,23 @@ def test_settings_reach_into_the_kinds_of_noise() -> None:
     assert [kind.kind for kind in only.noise.kinds] == ["speckle"]
 
 
+def test_settings_make_a_strength_a_range_and_change_one_end_of_it() -> None:
+    config = load(settings=["noise.kinds.0.variance={low: 0.01, high: 0.2}", "noise.kinds.0.variance.high=1e-1"])
+    assert config.noise.kinds[0] == Gaussian(variance=Range(low=0.01, high=0.1))
+
+
+def test_the_blind_configuration_differs_from_the_default_in_its_strengths_gate_and_names_alone() -> None:
+    blind, default = load(CONFIGS / "blind.yaml"), PipelineConfig()
+    assert blind.model_copy(update={"noise": default.noise, "gate": default.gate}).digest == default.digest
+    assert [kind.kind for kind in blind.noise.kinds] == [kind.kind for kind in default.noise.kinds]
+    for kind in blind.noise.kinds:
+        assert isinstance(getattr(kind, kind.strength), Range)
+
+
 def test_what_is_dumped_loads_as_the_same_configuration(tmp_path: Path) -> None:
     config = load(
         settings=[
-            "noise.kinds=[{kind: poisson, peak: 12.5}]",
+            "noise.kinds=[{kind: poisson, peak: 12.5}, {kind: speckle, variance: {low: 0.1, high: 2}}]",
             "data.validation=0.1",
             "data.source=scans",
             "data.patch=32",
@@ -124,6 +139,20 @@ def test_what_is_dumped_loads_as_the_same_configuration(tmp_path: Path) -> None:
         ("noise.kinds.0.peak=1", "noise.kinds.0.peak: unknown key"),
         ("noise.kinds.0.variance=-1", "noise.kinds.0.variance: .*greater than or equal to 0.000001; received -1"),
         ("noise.kinds.2.peak=-1", "noise.kinds.2.peak: .*greater than or equal to.*'grey_levels'; received -1"),
+        ("noise.kinds.0.variance={low: 2, high: 1}", "noise.kinds.0.variance: low must be below high, received low 2"),
+        ("noise.kinds.0.variance={low: 1}", "noise.kinds.0.variance: high is missing; received {'low': 1}"),
+        (
+            "noise.kinds.0.variance={low: 0, high: 1}",
+            "noise.kinds.0.variance.low: .*greater than or equal.*received 0$",
+        ),
+        ("noise.kinds.0.variance={low: 1, high: true}", "noise.kinds.0.variance.high: must be a number; received True"),
+        ("noise.kinds.0.variance={low: 1, high: 2, mid: 3}", "noise.kinds.0.variance.mid: unknown key; received 3"),
+        ("noise.kinds.0.variance=[1, 2]", r"noise.kinds.0.variance: must be a number, or a range.*received \[1, 2\]"),
+        (
+            "noise.kinds.1.amount={low: 0.1, high: 2}",
+            "noise.kinds.1.amount.high: .*less than or equal to 1; received 2",
+        ),
+        ("noise.kinds.2.peak={low: 4, high: grey_levels}", "noise.kinds.2.peak.high: .*received 'grey_levels'"),
         ("noise.kinds.0.kind=rain", "noise.kinds.0: .*'rain'.*'gaussian'"),
         ("noise.kinds.1={kind: gaussian}", "noise: kinds must differ"),
         ("data.validation=-3", "data.validation: .*received -3"),

@@ -27,6 +27,16 @@ def noise(**changes: object) -> NoiseConfig:
     return NoiseConfig.model_validate(changes)
 
 
+RANGES: dict[str, object] = {
+    "kinds": [
+        {"kind": "gaussian", "variance": {"low": 0.01, "high": 0.2}},
+        {"kind": "salt_and_pepper", "amount": {"low": 0.01, "high": 0.2}},
+        {"kind": "poisson", "peak": {"low": 4, "high": 256}},
+        {"kind": "speckle", "variance": {"low": 0.1, "high": 2}},
+    ]
+}
+
+
 def stored(noisy: NoisySet) -> tuple[bytes, bytes]:
     return np.load(noisy.path).tobytes(), np.load(noisy.kinds_path).tobytes()
 
@@ -59,12 +69,15 @@ def test_any_rows_of_a_frozen_set_can_be_read(home: Path, rows: Any) -> None:
         np.testing.assert_array_equal(every[rows], some)
 
 
-def test_the_pixels_do_not_depend_on_the_number_of_workers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("config", [noise(), noise(**RANGES)], ids=["numbers", "ranges"])
+def test_the_pixels_do_not_depend_on_the_number_of_workers(
+    home: Path, monkeypatch: pytest.MonkeyPatch, config: NoiseConfig
+) -> None:
     train = images(home, COUNT + 100).train
     found = []
     for workers in (1, 2, 7):
         monkeypatch.setattr(corruption, "WORKERS", workers)
-        found.append(stored(corruption.freeze(train, noise(), "train")))
+        found.append(stored(corruption.freeze(train, config, "train")))
         store.discard("noisy")
     assert found[0] == found[1] == found[2]
 
@@ -105,7 +118,9 @@ def test_a_second_corruption_finds_the_folders_and_writes_nothing(home: Path) ->
     assert {path: path.stat().st_mtime_ns for path in (home / ".dae" / "noisy").rglob("*")} == before
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"clip": True}, {"kinds": [{"kind": "gaussian", "variance": 0.2}]}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"clip": True}, {"kinds": [{"kind": "gaussian", "variance": 0.2}]}, RANGES]
+)
 def test_another_noise_is_another_set(home: Path, change: dict[str, object]) -> None:
     sets = images(home)
     first, other = (corruption.corrupt_sets(sets, config).validation for config in (noise(), noise(**change)))
@@ -168,6 +183,18 @@ def test_fresh_noise_differs_from_pass_to_pass_and_is_the_same_for_the_same_pass
     draws = [corruption.fresh(train, rows, noise(), 0, lap, 0)[0] for lap in (0, 1, 0)]
     assert not np.array_equal(draws[0], draws[1])
     np.testing.assert_array_equal(draws[0], draws[2])
+
+
+def test_under_ranges_the_images_of_a_block_get_strengths_of_their_own_and_others_in_the_next_pass(home: Path) -> None:
+    train, rows, config = images(home).train, np.arange(100), noise(kinds=RANGES["kinds"][:1])  # type: ignore[index]
+    spreads = []
+    for lap in (0, 1, 0):
+        noisy, clean = corruption.fresh(train, rows, config, 0, lap, 0)
+        spreads.append(np.var(noisy - clean, axis=(1, 2, 3)))
+    assert spreads[0].min() < 0.02
+    assert spreads[0].max() > 0.12
+    assert abs(np.corrcoef(spreads[0], spreads[1])[0, 1]) < 0.4
+    np.testing.assert_array_equal(spreads[0], spreads[2])
 
 
 def test_fresh_noise_differs_from_block_to_block_and_from_seed_to_seed(home: Path) -> None:

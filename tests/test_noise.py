@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from scipy import stats
 
 from dae import sources
 from dae.lit_pixels import LitPixels
@@ -23,6 +24,7 @@ from dae.noise import (
     Speckle,
     corrupt,
 )
+from dae.ranges import AmountRange, Range
 
 FOUR: tuple[NoiseKind, ...] = (Gaussian(), SaltAndPepper(), Poisson(), Speckle())
 EACH = pytest.mark.parametrize("kind", FOUR, ids=lambda kind: kind.kind)
@@ -83,21 +85,22 @@ def test_pixels_and_channels_get_independent_noise(kind: NoiseKind) -> None:
 
 
 def test_the_articles_counts_are_71_salt_and_8_pepper_of_784() -> None:
-    assert SaltAndPepper().counts(28 * 28) == (71, 8)
+    assert [drawn.tolist() for drawn in SaltAndPepper().counts(28 * 28, np.array([0.1]))] == [[71], [8]]
 
 
 @given(st.floats(0.01, 1), st.floats(0, 1), st.integers(64, 4096))
 def test_the_counts_are_the_shares_rounded_up(amount: float, salt_share: float, pixels: int) -> None:
-    salt, pepper = SaltAndPepper(amount=amount, salt_share=salt_share).counts(pixels)
-    for count, exact in ((salt, amount * pixels * salt_share), (pepper, amount * pixels * (1 - salt_share))):
-        assert -1e-9 < count - exact < 1 + 1e-9
+    amounts = np.array([amount, amount / 2])
+    salt, pepper = SaltAndPepper(salt_share=salt_share).counts(pixels, amounts)
+    for count, exact in ((salt, amounts * pixels * salt_share), (pepper, amounts * pixels * (1 - salt_share))):
+        assert np.all((count - exact > -1e-9) & (count - exact < 1 + 1e-9))
 
 
 @pytest.mark.parametrize("salt_share", [0.0, 0.3, 0.9, 1.0])
 def test_the_share_of_hit_pixels_is_that_of_positions_drawn_with_replacement(salt_share: float) -> None:
     kind = SaltAndPepper(amount=0.3, salt_share=salt_share)
     y = kind(flat(0.5, count=300, side=20), generator())
-    salt, pepper = kind.counts(400)
+    salt, pepper = (int(drawn) for (drawn,) in kind.counts(400, np.array([0.3])))
     left_by_salt, left_by_pepper = ((1 - 1 / 400) ** drawn for drawn in (salt, pepper))
     assert np.mean(y == 0) == pytest.approx(1 - left_by_pepper, abs=0.004)
     assert np.mean(y == 1) == pytest.approx((1 - left_by_salt) * left_by_pepper, abs=0.004)  # pepper falls on salt
@@ -193,10 +196,130 @@ def test_speckle_has_mean_x_variance_x_squared_and_no_skew(x: float, variance: f
     assert abs(skewness(y)) < 0.05
 
 
+# A range of strengths: each image has its own, log-uniform
+
+
+RANGED: tuple[NoiseKind, ...] = (
+    Gaussian(variance=Range(low=0.01, high=0.2)),
+    SaltAndPepper(amount=AmountRange(low=0.02, high=0.4), salt_share=0.7),
+    Poisson(peak=Range(low=4, high=256)),
+    Speckle(variance=Range(low=0.1, high=2)),
+)
+EACH_RANGED = pytest.mark.parametrize("kind", RANGED, ids=lambda kind: kind.kind)
+
+
+def log_uniform_mean(drawn: Range) -> float:
+    return (drawn.high - drawn.low) / math.log(drawn.high / drawn.low)
+
+
+def estimated(kind: NoiseKind, x: float, y: Images) -> NDArray[np.float64]:
+    """Return each flat image's strength as its noise shows it."""
+    variances = np.var(y.astype(np.float64), axis=(1, 2, 3))
+    if isinstance(kind, SaltAndPepper):
+        hit = np.mean(y != np.float32(x), axis=(1, 2, 3))
+        return np.asarray(-np.log(1 - hit))  # positions are drawn with replacement
+    return np.asarray({"gaussian": variances, "poisson": x / variances, "speckle": variances / x**2}[kind.kind])
+
+
+def setting(kind: NoiseKind) -> Range:
+    drawn = getattr(kind, kind.strength)
+    assert isinstance(drawn, Range)
+    return drawn
+
+
+@pytest.mark.parametrize("drawn", [Range(low=0.01, high=0.2), Range(low=4, high=256), AmountRange(low=0.5, high=1)])
+def test_the_strengths_of_a_range_are_log_uniform_and_never_outside_it(drawn: Range) -> None:
+    strengths = drawn.draw(50_000, generator())
+    assert strengths.min() >= drawn.low
+    assert strengths.max() <= drawn.high
+    low, width = math.log(drawn.low), math.log(drawn.high / drawn.low)
+    assert stats.kstest(np.log(strengths), "uniform", (low, width)).pvalue > 1e-3
+    assert strengths.mean() == pytest.approx(log_uniform_mean(drawn), rel=0.02)
+    assert abs(np.corrcoef(strengths[1:], strengths[:-1])[0, 1]) < 0.03
+
+
+@EACH_RANGED
+@CHANNELS
+def test_under_a_range_the_images_strengths_lie_in_it_and_spread_log_uniformly_over_it(
+    kind: NoiseKind, channels: int
+) -> None:
+    drawn = setting(kind)
+    y = kind(flat(0.5, count=600, side=48, channels=channels), generator())
+    found = np.log(estimated(kind, 0.5, y) / drawn.low) / math.log(drawn.high / drawn.low)
+    assert -0.1 < found.min() < 0.05
+    assert 0.95 < found.max() < 1.1
+    assert stats.kstest(found, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kind", [RANGED[0], RANGED[3]], ids=lambda kind: kind.kind)
+def test_under_a_range_noise_is_centred_and_its_mean_variance_is_the_ranges_mean(kind: NoiseKind) -> None:
+    noise = kind(flat(0.5, count=3000, side=16), generator()) - np.float32(0.5)
+    expected = log_uniform_mean(setting(kind)) * (0.25 if isinstance(kind, Speckle) else 1)
+    assert noise.var(dtype=np.float64) == pytest.approx(expected, rel=0.05)
+    assert abs(noise.mean(dtype=np.float64)) < 5 * math.sqrt(expected / noise.size)
+
+
+@pytest.mark.parametrize("x", [0.1, 1.0])
+def test_under_a_range_poisson_noise_is_unbiased_with_the_mean_of_x_over_v_as_its_variance(x: float) -> None:
+    drawn = Range(low=4, high=256)
+    y = Poisson(peak=drawn)(flat(x, count=3000, side=16), generator())
+    inverse = (1 / drawn.low - 1 / drawn.high) / math.log(drawn.high / drawn.low)  # the mean of 1 / v
+    assert y.mean(dtype=np.float64) == pytest.approx(x, abs=5 * math.sqrt(x * inverse / y.size))
+    assert y.var(dtype=np.float64) == pytest.approx(x * inverse, rel=0.05)
+
+
+def test_under_a_range_salt_and_pepper_keep_their_proportion_and_no_image_gets_more_than_the_highest_amount() -> None:
+    kind = RANGED[1]
+    assert isinstance(kind, SaltAndPepper)
+    y = kind(flat(0.5, count=2000, side=24), generator())
+    salted, peppered = (np.sum(y == value, axis=(1, 2, 3)) for value in (1, 0))
+    most = [int(drawn) for (drawn,) in kind.counts(24 * 24, np.array([0.4]))]
+    least = [int(drawn) for (drawn,) in kind.counts(24 * 24, np.array([0.02]))]
+    for hits, high, low in zip((salted, peppered), most, least, strict=True):
+        assert high * 0.7 < hits.max() <= high
+        assert 0 < hits.min() <= low + 1
+    few = salted + peppered < 60  # where hits that fall on each other hardly count
+    assert np.mean(salted[few]) / np.mean((salted + peppered)[few]) == pytest.approx(0.7, abs=0.02)
+
+
+@EACH_RANGED
+def test_a_narrow_range_has_the_law_of_the_number_it_is_drawn_about(kind: NoiseKind) -> None:
+    drawn = setting(kind)
+    narrow = type(drawn)(low=drawn.high * 0.9999, high=drawn.high)
+    x = textured(400)
+    errors = [
+        np.square(kind.model_copy(update={kind.strength: strength})(x, generator(seed)) - x).mean()
+        for seed, strength in enumerate((narrow, drawn.high))
+    ]
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)
+
+
+@EACH_RANGED
+def test_under_a_range_an_image_keeps_its_law_whatever_its_neighbours(kind: NoiseKind) -> None:
+    image = tiled([0, 0.25, 1], 1500, 12)
+    errors = [
+        np.square(kind(np.concatenate([image, neighbours]), generator(seed))[:1500] - image).mean()
+        for seed, neighbours in enumerate([image[:0], flat(1, 300, 12), textured(300)])
+    ]
+    assert max(errors) < 1.15 * min(errors)
+
+
+@pytest.mark.parametrize("bad", [(0.2, 0.1), (0.1, 0.1), (0, 1), (-1, 1), (0.1, math.inf), (math.nan, 1), (True, 2)])
+@pytest.mark.parametrize("drawn", [Range, AmountRange])
+def test_a_range_that_is_empty_or_out_of_bounds_is_refused(drawn: type[Range], bad: tuple[float, float]) -> None:
+    with pytest.raises(ValidationError, match=r"low must be below high, received|\n(low|high)\n"):
+        drawn.model_validate({"low": bad[0], "high": bad[1]})
+
+
+def test_a_range_of_amounts_ends_at_all_of_the_pixels() -> None:
+    with pytest.raises(ValidationError, match=r"amount\.range\.high\n.*less than or equal to 1"):
+        SaltAndPepper.model_validate({"amount": {"low": 0.1, "high": 1.1}})
+
+
 # All kinds, and the mix
 
 
-@EACH
+@pytest.mark.parametrize("kind", FOUR + RANGED, ids=lambda kind: kind.kind)
 @CHANNELS
 def test_noise_is_float32_and_leaves_the_clean_images_alone(kind: NoiseKind, channels: int) -> None:
     x = textured(3, channels=channels)
@@ -208,7 +331,7 @@ def test_noise_is_float32_and_leaves_the_clean_images_alone(kind: NoiseKind, cha
     assert not np.shares_memory(x, y)
 
 
-@EACH
+@pytest.mark.parametrize("kind", FOUR + RANGED, ids=lambda kind: kind.kind)
 @pytest.mark.parametrize("count", [0, 1])
 def test_noise_takes_a_single_image_and_none(kind: NoiseKind, count: int) -> None:
     assert kind(textured(count), generator()).shape == (count, 12, 12, 1)

@@ -58,9 +58,11 @@ def pixels(prepared: Prepared, indices: range, first_epoch: int = 0) -> tuple[np
     return np.concatenate(noisy), np.concatenate(clean)
 
 
-def test_training_noise_is_the_same_whatever_the_batch_size(prepare: Callable[..., Prepared]) -> None:
-    small = pixels(prepare("train.batch_size=20", "train.drop_last=false"), range(11))
-    large = pixels(prepare("train.batch_size=55", "train.drop_last=false"), range(4))
+@pytest.mark.parametrize("variance", ["0.1", "{low: 0.01, high: 0.2}"], ids=["number", "range"])
+def test_training_noise_is_the_same_whatever_the_batch_size(prepare: Callable[..., Prepared], variance: str) -> None:
+    settings = ("train.drop_last=false", f"noise.kinds.0.variance={variance}")
+    small = pixels(prepare("train.batch_size=20", *settings), range(11))
+    large = pixels(prepare("train.batch_size=55", *settings), range(4))
     for first, second in zip(small, large, strict=True):
         assert first.shape == (220, 12, 12, 1)
         np.testing.assert_array_equal(first, second)

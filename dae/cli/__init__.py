@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dae.cli import config, export, runs, train
+from dae.cli import config, export, runs, strengths, train
 
 app = typer.Typer(
     name="dae",
@@ -23,6 +23,7 @@ app.command()(runs.runs)
 app.command()(runs.ui)
 app.command()(config.config)
 app.command()(export.export)
+app.command()(strengths.strengths)
 
 
 def _version(asked: bool) -> None:
