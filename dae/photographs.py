@@ -52,17 +52,22 @@ def located(groups: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
     return paths
 
 
-def train_blocks(patch: int) -> Iterator[Block]:
-    """Yield one block a scene: patches that overlap by half, of each photograph as it is and at half its size."""
+def blocks(split: str, patch: int) -> Iterator[Block]:
+    """Yield the patches of each group of a split, ``train`` or ``test``, in a block of its own.
+
+    Patches to train on overlap by half, and are cut of each photograph as it is and at half its size; those to test on lie side
+    by side.
+    """
+    if split == "test":
+        for path in located(TEST):
+            yield cut(np.asarray(read_image(path), np.uint8), patch, path)
+        return
     for group in TRAIN:
-        images = [scaled for path in located((group,)) for scaled in _scales(path)]
-        yield np.concatenate([overlapping(image, patch) for image in images if min(image.shape[:2]) >= patch])
-
-
-def test_blocks(patch: int) -> Iterator[Block]:
-    """Yield one block a photograph: its patches side by side."""
-    for path in located(TEST):
-        yield cut(np.asarray(read_image(path), np.uint8), patch, path)
+        images = [image for path in located((group,)) for image in scales(path)]
+        large = [image for image in images if min(image.shape[:2]) >= patch]
+        if not large:
+            raise DataError(group[0], f"must be at least data.patch = {patch} pixels high and wide", "a smaller one")
+        yield np.concatenate([overlapping(image, patch) for image in large])
 
 
 def overlapping(image: Block, patch: int) -> Block:
@@ -78,7 +83,8 @@ def overlapping(image: Block, patch: int) -> Block:
     return np.moveaxis(windows, 2, -1).reshape(-1, patch, patch, image.shape[2])
 
 
-def _scales(path: Path) -> tuple[Block, Block]:
+def scales(path: Path) -> tuple[Block, Block]:
+    """Return a photograph as it is and at half its size."""
     from PIL import Image
 
     image = np.asarray(read_image(path), np.uint8)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import IO, cast
 
 import numpy as np
@@ -107,23 +108,18 @@ def _fashion_mnist(_: int | None) -> Source:
     return Source("fashion_mnist", (train, test), Part(lambda: _idx_blocks(train)), Part(lambda: _idx_blocks(test)))
 
 
-def _photographs(patch: int | None) -> Source:
-    readers = photographs.train_blocks, photographs.test_blocks
-    train, test = (Part(partial(read, patch or photographs.PATCH), grouped=True) for read in readers)
-    return Source("photographs", photographs.files(), train, test)
-
-
-def _documents(patch: int | None) -> Source:
-    side = patch or documents.PATCH
-    train, test = (Part(partial(documents.blocks, split, side), grouped=True) for split in ("train", "test"))
-    return Source("documents", documents.files(), train, test)
+def _patches(made: ModuleType, name: str, patch: int | None) -> Source:
+    """Return a source of patches that a module makes, one block a group in each of its splits."""
+    side = patch or made.PATCH
+    train, test = (Part(partial(made.blocks, split, side), grouped=True) for split in ("train", "test"))
+    return Source(name, made.files(), train, test)
 
 
 NAMED: dict[str, Callable[[int | None], Source]] = {
     "mnist": _mnist,
     "fashion_mnist": _fashion_mnist,
-    "photographs": _photographs,
-    "documents": _documents,
+    "photographs": partial(_patches, photographs, "photographs"),
+    "documents": partial(_patches, documents, "documents"),
 }
 """Sources with a name; those that are cut into patches heed a side of them."""
 

@@ -9,7 +9,7 @@ import pytest
 from dae import baseline_runs as runs
 from dae import baselines, comparison, corruption, data, metrics, tracking
 from dae.baselines import Contender, Sizes
-from dae.classical import Median, Nothing, TotalVariation
+from dae.classical import AnyMethod, Median, Nothing, TotalVariation
 from dae.config import ConfigError, DataConfig, PipelineConfig
 from dae.noise import Images
 from dae.records import ImageSets, NoisySets
@@ -41,7 +41,7 @@ def test_a_sample_is_spread_over_the_kinds_in_their_proportion(sets: Sets) -> No
 def test_tuning_finds_the_best_of_the_grid_on_validation_images(sets: Sets) -> None:
     noisy = sets[1].validation
     rows = baselines.sample(noisy, 40)
-    grid = [Median(), TotalVariation(weight=0.02), TotalVariation(weight=0.2), Median(size=7)]
+    grid: list[AnyMethod] = [Median(), TotalVariation(weight=0.02), TotalVariation(weight=0.2), Median(size=7)]
     blind, told = baselines.tune(grid, noisy, rows, ignore)
     damaged, clean, kinds = corruption.read_block(noisy, rows)
     errors = {setting: metrics.mse(setting(damaged), clean) for setting in grid}

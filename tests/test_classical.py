@@ -21,7 +21,7 @@ CASES: list[tuple[AnyMethod, NoiseKind]] = [
 def clean() -> dict[int, Images]:
     """Two patches of a page and two of a photograph, by their number of channels."""
     grey = next(documents.blocks("test", 64))[20:22]
-    colour = next(photographs.test_blocks(64))[10:12]
+    colour = next(photographs.blocks("test", 64))[10:12]
     return {each.shape[3]: each.astype(np.float32) / np.float32(255) for each in (grey, colour)}
 
 
@@ -32,7 +32,8 @@ def test_a_method_lowers_the_error_of_the_noise_it_is_for(
 ) -> None:
     noisy = kind(clean[channels], np.random.default_rng(0))
     restored = method(noisy)
-    assert (restored.shape, restored.dtype) == (noisy.shape, np.float32)
+    assert restored.shape == noisy.shape
+    assert restored.dtype == np.float32
     assert 0 <= restored.min() <= restored.max() <= 1
     better = metrics.mse(restored, clean[channels]) < 0.8 * metrics.mse(Nothing()(noisy), clean[channels])
     assert better.all()

@@ -34,7 +34,7 @@ def test_train_and_test_are_other_photographs() -> None:
 def test_a_scene_lies_on_one_side_of_the_split() -> None:
     images = data.ingest(DataConfig(source="photographs", validation=200, seed=2))
     astronaut = photographs.located((("astronaut.png",),))[0]
-    full, half = photographs._scales(astronaut)
+    full, half = photographs.scales(astronaut)
     expected = np.concatenate([photographs.overlapping(each, 64) for each in (full, half)])
     np.testing.assert_array_equal(np.load(images.validation.path), expected)
     np.testing.assert_array_equal(full, read_image(astronaut))
@@ -45,3 +45,10 @@ def test_a_missing_photograph_is_named_and_nothing_is_downloaded(monkeypatch: py
     monkeypatch.setattr(photographs, "TEST", (("eagle.png",),))
     with pytest.raises(DataError, match=r"eagle\.png: photographs needs the images in scikit-image's wheel"):
         open_source(DataConfig(source="photographs"))
+
+
+def test_a_patch_larger_than_a_photograph_is_refused() -> None:
+    with pytest.raises(DataError, match=r"astronaut\.png: must be at least data\.patch = 600 pixels high and wide"):
+        patches("train", 600)
+    with pytest.raises(DataError, match=r"chelsea\.png: must be at least data\.patch = 400"):
+        patches("test", 400)
