@@ -116,7 +116,7 @@ def contenders(name: str, sets: NoisySets, sizes: Sizes, advance: Advance = lamb
     """
     blind, told = tune(GRIDS[name], sets.validation, sample(sets.validation, sizes.tune), advance)
     splits = ((sets.validation, sizes.tune), (sets.test, sizes.images))
-    known: dict[tuple[str, int, AnyMethod], PerImage] = {}
+    known: dict[tuple[str, int, int, AnyMethod], PerImage] = {}
     for settings in dict.fromkeys((blind, told)):
         validation, test = (_score(settings, noisy, sample(noisy, count), known, advance) for noisy, count in splits)
         yield Contender(
@@ -178,7 +178,7 @@ def _score(
     settings: tuple[AnyMethod, ...],
     noisy: NoisySet,
     rows: NDArray[np.intp],
-    known: dict[tuple[str, int, AnyMethod], PerImage],
+    known: dict[tuple[str, int, int, AnyMethod], PerImage],
     advance: Advance,
 ) -> PerImage:
     """Score each kind's images under its setting; what is `known` of another contender is not done again."""
@@ -187,7 +187,7 @@ def _score(
     for kind, setting in enumerate(settings):
         if not (drawn == kind).any():
             continue
-        key = (noisy.path, kind, setting)
+        key = (noisy.path, len(rows), kind, setting)  # validation may be the test set, with other rows
         if key not in known:
             known[key] = evaluation.measure(setting, noisy, rows[drawn == kind], time.process_time)
             advance(len(known[key].mse))

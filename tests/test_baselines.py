@@ -71,6 +71,13 @@ def test_a_method_is_scored_blind_and_told_on_the_frozen_pixels(sets: Sets) -> N
     assert sum(done) <= baselines.work("median", SMALL)
 
 
+def test_where_validation_is_the_test_set_each_is_still_scored_on_its_own_number_of_images() -> None:
+    config = DataConfig(limit=200, validation="test", test_limit=60)
+    noisy = corruption.corrupt_sets(data.ingest(config), CONFIG.noise)
+    (only,) = baselines.contenders("nothing", noisy, SMALL)
+    assert (only.scores.validation.pooled.count, only.scores.test.pooled.count) == (16, 24)
+
+
 def test_doing_nothing_needs_no_tuning(sets: Sets) -> None:
     (only,) = baselines.contenders("nothing", sets[1], SMALL)
     assert (only.told, only.tuned_on, set(only.settings)) == (False, 0, {Nothing()})
