@@ -28,8 +28,8 @@ class ConfigError(ValueError):
 class DataConfig(Frozen):
     """Where the images come from and how they are split.
 
-    `source` is ``mnist`` (part of the package), ``fashion_mnist``, or the path of an ``.npz``, ``.npy`` or IDX file or of a
-    folder of images; relative paths start at the project's folder.
+    `source` is ``mnist`` (part of the package), ``fashion_mnist``, ``photographs`` (scikit-image's), ``documents`` (rendered),
+    or the path of an ``.npz``, ``.npy`` or IDX file or of a folder of images; relative paths start at the project's folder.
     """
 
     source: Annotated[str, Field(min_length=1)] = "mnist"
@@ -43,14 +43,15 @@ class DataConfig(Frozen):
     limit: Count | None = Field(None, description="use only the first images, before any are held out")
     test_limit: Count | None = Field(None, description="use only the first test images")
     patch: Annotated[int, Field(ge=MIN_SIDE)] | None = Field(
-        None, description="cut the images of a folder into patches of so many pixels a side"
+        None, description="cut photographs, documents or the images of a folder into patches of so many pixels a side"
     )
     seed: Seed = 0
 
     @model_validator(mode="after")
     def _only_folders_are_cut(self) -> Self:
         if self.patch is not None and self.source in ("mnist", "fashion_mnist"):
-            raise ValueError(f"patch cuts the images of a folder, received patch {self.patch} for {self.source}")
+            rule = "patch is for photographs, documents and folders of images"
+            raise ValueError(f"{rule}, received patch {self.patch} for {self.source}")
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,21 +81,34 @@ def evaluate(denoise: Denoiser, sets: NoisySets, model_uri: str) -> tuple[Scores
     return scores, test
 
 
-def measure(denoise: Denoiser, noisy: NoisySet) -> PerImage:
-    """Score every image of a set, a block at a time."""
+def measure(
+    denoise: Denoiser,
+    noisy: NoisySet,
+    rows: NDArray[np.intp] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> PerImage:
+    """Score every image of a set, or those in some rows of it, a block at a time; `clock` tells the seconds."""
+    rows = np.arange(noisy.clean.count) if rows is None else rows
     columns: list[tuple[Values, ...]] = []
     kinds: list[NDArray[np.uint8]] = []
     seconds = 0.0
-    for _, rows in data.blocks(noisy.clean.count, noisy.clean.shape):
-        damaged, clean, drawn = corruption.read_block(noisy, rows)
-        started = time.perf_counter()
+    for _, part in data.blocks(len(rows), noisy.clean.shape):
+        damaged, clean, drawn = corruption.read_block(noisy, rows[part])
+        started = clock()
         restored = denoise(damaged)
-        seconds += time.perf_counter() - started
+        seconds += clock() - started
         nothing = np.clip(damaged, 0.0, 1.0)
         columns.append(tuple(f(images, clean) for images in (restored, nothing) for f in (metrics.mse, metrics.ssim)))
         kinds.append(drawn)
     mse, ssim, mse_nothing, ssim_nothing = (np.concatenate(column) for column in zip(*columns, strict=True))
     return PerImage(np.concatenate(kinds), mse, ssim, mse_nothing, ssim_nothing, seconds)
+
+
+def joined(parts: Sequence[PerImage]) -> PerImage:
+    """Return the scores of several groups of images as one."""
+    names = ("kinds", "mse", "ssim", "mse_nothing", "ssim_nothing")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return PerImage(**columns, seconds=sum(part.seconds for part in parts))
 
 
 def summarise(images: PerImage, kinds: Sequence[str]) -> SplitScores:

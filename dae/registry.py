@@ -148,6 +148,13 @@ def run_of(model_uri: str) -> str:
     return run_id
 
 
+def uri_of(model: str, name: str) -> str:
+    """Return the URI of a model given as one, as a version of the registered model `name`, or as the id of its run."""
+    if ":/" in model:
+        return model
+    return f"models:/{name}/{model}" if model.isdecimal() else f"runs:/{model}/{name}"
+
+
 def register(
     config: PipelineConfig, model: TrainedModel, scores: Scores, verdict: Verdict, data_digest: str, noisy: NoisySets
 ) -> ModelVersion:

@@ -1,4 +1,4 @@
-"""Readers of image sources: the bundled MNIST, Keras's Fashion-MNIST, array files, IDX files, folders of images.
+"""Readers of image sources: sources with a name, such as the bundled MNIST, array files, IDX files, folders of images.
 
 A reader yields blocks of uint8 images of shape ``(n, H, W, C)`` and never holds a whole large source in memory.
 """
@@ -12,13 +12,15 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dae import folder, store
+from dae import documents, folder, photographs, store
 from dae.config import DataConfig
 from dae.pixels import Block, DataError, as_uint8, images_per_block
 
@@ -61,17 +63,15 @@ def open_source(config: DataConfig) -> Source:
 
 
 def _open(spec: str, config: DataConfig, field: str) -> Source:
-    if spec == "mnist":
-        return _mnist()
-    if spec == "fashion_mnist":
-        return _fashion_mnist()
+    if spec in NAMED:
+        return NAMED[spec](config.patch)
     path = Path(spec).expanduser()
     path = path if path.is_absolute() else store.home() / path
     if path.is_dir():
         files = folder.image_files(path)
         return Source(path.name, files, Part(lambda: folder.blocks(files, config.patch), config.patch is not None))
     if not path.exists():
-        raise DataError(path, f"{field} must be mnist, fashion_mnist, a file or a folder", "no such path")
+        raise DataError(path, f"{field} must be {', '.join(NAMED)}, a file or a folder", "no such path")
     if config.patch is not None:
         raise DataError(path, "data.patch applies to folders of images", f"a file and patch = {config.patch}")
     if path.suffix == ".npz":
@@ -83,14 +83,14 @@ def _open(spec: str, config: DataConfig, field: str) -> Source:
     raise DataError(path, "a file must be .npz, .npy, an IDX file or its .gz", f"suffix {path.suffix!r}")
 
 
-def _mnist() -> Source:
+def _mnist(_: int | None) -> Source:
     found = store.file_sha256(MNIST)
     if found != MNIST_SHA256:
         raise DataError(MNIST, f"SHA-256 must be {MNIST_SHA256}; restore the file", f"{found}: truncated or corrupt")
     return _npz(MNIST, "mnist")
 
 
-def _fashion_mnist() -> Source:
+def _fashion_mnist(_: int | None) -> Source:
     import keras
 
     names = [f"{part}-{what}.gz" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
@@ -106,6 +106,22 @@ def _fashion_mnist() -> Source:
     target = next(each for each in folders if (each / names[0]).is_file())
     train, test = target / names[0], target / names[2]
     return Source("fashion_mnist", (train, test), Part(lambda: _idx_blocks(train)), Part(lambda: _idx_blocks(test)))
+
+
+def _patches(made: ModuleType, name: str, patch: int | None) -> Source:
+    """Return a source of patches that a module makes, one block a group in each of its splits."""
+    side = patch or made.PATCH
+    train, test = (Part(partial(made.blocks, split, side), grouped=True) for split in ("train", "test"))
+    return Source(name, made.files(), train, test)
+
+
+NAMED: dict[str, Callable[[int | None], Source]] = {
+    "mnist": _mnist,
+    "fashion_mnist": _fashion_mnist,
+    "photographs": partial(_patches, photographs, "photographs"),
+    "documents": partial(_patches, documents, "documents"),
+}
+"""Sources with a name; those that are cut into patches heed a side of them."""
 
 
 def _npz(path: Path, name: str) -> Source:

@@ -120,7 +120,10 @@ def test_what_is_dumped_loads_as_the_same_configuration(tmp_path: Path) -> None:
     ("setting", "message"),
     [
         ("train.epochs=0", "train.epochs: input should be greater than or equal to 1; received 0"),
-        ("data.patch=32", "data: patch cuts the images of a folder, received patch 32 for mnist$"),
+        (
+            "data.patch=32",
+            "data: patch is for photographs, documents and folders of images, received patch 32 for mnist$",
+        ),
         ("data.validation=1.0", "data.validation: .*received 1.0"),
         ("data.validation=true", "data.validation: .*received True"),
         ("train.learning_rate=true", "train.learning_rate: must be a number; received True"),

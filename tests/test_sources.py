@@ -325,7 +325,9 @@ def test_an_array_of_impossible_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_source_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    assert "must be mnist, fashion_mnist, a file or a folder; found no such path" in refusal(tmp_path / "absent.npz")
+    assert "must be mnist, fashion_mnist, photographs, documents, a file or a folder; found no such path" in refusal(
+        tmp_path / "absent.npz"
+    )
 
 
 def test_a_file_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:

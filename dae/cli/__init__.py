@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dae.cli import config, export, runs, strengths, train
+from dae.cli import baselines, config, export, runs, strengths, train
 
 app = typer.Typer(
     name="dae",
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command(epilog="Exit codes: 0 promoted, 10 refused by the gate, 2 bad usage or configuration, 1 error.")(
     train.train
 )
+app.command()(baselines.baselines)
 app.command()(runs.runs)
 app.command()(runs.ui)
 app.command()(config.config)

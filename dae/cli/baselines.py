@@ -1,0 +1,138 @@
+"""``dae baselines``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dae.cli import options
+
+if TYPE_CHECKING:
+    from dae.baselines import Contender, Sizes
+    from dae.config import PipelineConfig
+    from dae.inference import Denoiser
+    from dae.records import ImageSets, NoisySets
+
+
+def baselines(
+    config: options.ConfigFile = None,
+    settings: options.Settings = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Only these: nothing,median,tv,nlm,wavelet,bm3d.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model beside them: models:/NAME@ALIAS, a version of the configured model, or a run id.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Test images to score on, spread over the kinds.")] = 1000,
+    tune: Annotated[int, typer.Option(min=1, help="Validation images to tune on.")] = 100,
+    bm3d_images: Annotated[int, typer.Option(min=1, help="The same for BM3D, which is slow.")] = 48,
+    bm3d_tune: Annotated[int, typer.Option(min=1, help="The same for BM3D.")] = 12,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
+) -> None:
+    """Tune classical methods on the validation images, score them on the test images, and log each as a run."""
+    with options.reported():
+        from dae import baselines as library
+        from dae import config_files
+
+        resolved = config_files.load(config, settings or [])
+        names = methods.split(",") if methods else list(library.available())
+        library.require(names)
+        for name in () if methods else library.GRIDS.keys() - names:
+            typer.echo(f"{name}: left out, its package is not installed; it is in dae[baselines]", err=True)
+        sizes = {name: library.Sizes(tune=tune, images=images) for name in names}
+        if "bm3d" in sizes:
+            sizes["bm3d"] = library.Sizes(tune=bm3d_tune, images=bm3d_images)
+        found, kinds = _compare(resolved, sizes, model, quiet=markdown)
+    _print(found, kinds, as_markdown=markdown)
+
+
+def _compare(
+    config: PipelineConfig, sizes: dict[str, Sizes], model: str | None, *, quiet: bool
+) -> tuple[list[Contender], tuple[str, ...]]:
+    """Return every contender. What is scored on fewer images has doing nothing, and the model, on those beside it."""
+    import logging
+
+    from dae import baselines, corruption, data
+
+    if quiet:
+        logging.getLogger("dae").setLevel(logging.WARNING)
+    images = data.ingest(config.data)
+    noisy = corruption.corrupt_sets(images, config.noise)
+    denoise = _denoiser(model, config, images) if model else None
+    found = _measure(config, images, noisy, sizes)
+    for size in dict.fromkeys(sizes.values()):
+        if denoise:
+            found.append(baselines.model(f"model {model}", denoise, noisy, size))
+        if "nothing" in sizes and size != sizes["nothing"]:
+            found += baselines.contenders("nothing", noisy, size)
+    return sorted(found, key=lambda each: -each.images), noisy.test.kinds
+
+
+def _denoiser(model: str, config: PipelineConfig, images: ImageSets) -> Denoiser:
+    from dae import backend, registry
+    from dae.config import ConfigError
+    from dae.inference import denoiser
+
+    backend.import_keras()
+    loaded = registry.load_model(registry.uri_of(model, config.tracking.model_name))
+    taken = loaded.input_shape[1:]
+    if any(size not in (None, given) for size, given in zip(taken, images.test.shape, strict=True)):
+        raise ConfigError(f"--model must take images of shape {images.test.shape}, received one for {taken}")
+    return denoiser(loaded)
+
+
+def _measure(config: PipelineConfig, images: ImageSets, noisy: NoisySets, sizes: dict[str, Sizes]) -> list[Contender]:
+    from functools import partial
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from dae import baseline_runs, baselines
+
+    found = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for name, size in sizes.items():
+            started = time.time()
+            task = progress.add_task(name, total=baselines.work(name, size))
+            for each in baselines.contenders(name, noisy, size, partial(progress.advance, task)):
+                baseline_runs.log(each, config, images, noisy, started)
+                found.append(each)
+            progress.remove_task(task)
+    return found
+
+
+def _print(found: Sequence[Contender], kinds: tuple[str, ...], *, as_markdown: bool) -> None:
+    from dae import comparison, tracking
+
+    scores = comparison.header(kinds), list(comparison.rows(found))
+    settings = comparison.SETTINGS_HEADER, list(comparison.settings(found, kinds))
+    if as_markdown:
+        typer.echo("\n\n".join(comparison.markdown(*table) for table in (scores, settings)))
+        return
+    console: Any = options.console()
+    for title, (head, lines) in {
+        "Test MSE by kind of noise": scores,
+        "Settings, tuned on validation": settings,
+    }.items():
+        console.print(_table(title, head, lines))
+    console.print(
+        "blind: one setting for all kinds of noise, as a model has; told: one for each, so it is told the kind."
+    )
+    console.print("images/s: per second of processor time. Runs at " + tracking.store_uri(), soft_wrap=True)
+
+
+def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*head, title=f"\n{title}", title_justify="left", title_style="bold")
+    for line in lines:
+        table.add_row(*map(escape, line))
+    return table
