@@ -80,13 +80,13 @@ class ModelConfig(Frozen):
     """The network: ``unet``, which takes images of any size from 8 pixels up, or the ``article``'s, which takes 28x28x1."""
 
     architecture: Literal["unet", "article"] = "unet"
-    width: Annotated[int, Field(ge=4, le=512)] = Field(48, description="unet: channels at half resolution")
-    deep_width: Annotated[int, Field(ge=4, le=512)] = Field(64, description="unet: channels at quarter resolution")
+    width: Annotated[int, Field(ge=4, le=512)] = Field(24, description="unet: channels at half resolution")
+    deep_width: Annotated[int, Field(ge=4, le=512)] = Field(48, description="unet: channels at quarter resolution")
     blocks: Annotated[int, Field(ge=1, le=32)] = Field(
         1, description="unet: residual blocks at half resolution, each way"
     )
     deep_blocks: Annotated[int, Field(ge=1, le=32)] = Field(
-        2, description="unet: residual blocks at quarter resolution"
+        1, description="unet: residual blocks at quarter resolution"
     )
 
     def require(self, shape: tuple[int, int, int]) -> None:
@@ -109,7 +109,7 @@ class TrainConfig(Frozen):
     epochs: Count = 8
     batch_size: Count = 32
     steps_per_epoch: Count | None = Field(
-        300, description="batches from one validation to the next; None: one pass over the training images"
+        1000, description="batches from one validation to the next; None: one pass over the training images"
     )
     learning_rate: Positive = 6e-3
     beta_2: Share = Field(0.99, description="Adam's decay rate of the second moment")
