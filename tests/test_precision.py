@@ -73,6 +73,7 @@ def test_training_in_bfloat16_restores_better_than_doing_nothing(
     assert min(row["val_mse"] for row in history) < np.mean((np.clip(damaged, 0, 1) - clean) ** 2) / 2
 
 
+@pytest.mark.slow
 def test_float16_scales_its_loss_and_resumes_where_it_was(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
     """The scale of the loss is part of the optimizer's state, so an interrupted training ends as an undisturbed one."""
     prepared = prepare("mixed_float16")
