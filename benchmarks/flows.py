@@ -19,7 +19,6 @@ class Measured:
 
     seconds: float
     peak_gib: float
-    training_gib: float
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -41,27 +40,26 @@ def train(home: Path, *arguments: str) -> Measured:
     with (home / "log.txt").open("w") as log:
         command = [sys.executable, "-m", "dae.cli", "train", *arguments]
         process = psutil.Popen(command, env=environment(home), stdout=log, stderr=subprocess.STDOUT)
-    peak = own = 0
+    peak = 0
     while True:
         try:
             process.wait(timeout=0.2)
             break
         except psutil.TimeoutExpired:
-            memory = _resident(process)
-            peak, own = max(peak, sum(memory)), max(own, memory[0])
+            peak = max(peak, _resident(process))
     if process.returncode not in (0, 10):
         raise SystemExit((home / "log.txt").read_text())
-    return Measured(time.perf_counter() - started, peak / 2**30, own / 2**30)
+    return Measured(time.perf_counter() - started, peak / 2**30)
 
 
-def _resident(process: psutil.Process) -> list[int]:
-    found = [0]
+def _resident(process: psutil.Process) -> int:
+    found = 0
     for each in (process, *process.children(recursive=True)):
         try:
-            found.append(each.memory_info().rss)
+            found += each.memory_info().rss
         except psutil.NoSuchProcess:
             continue
-    return [found[1] if len(found) > 1 else 0, *found[2:]]
+    return found
 
 
 def metrics(home: Path, run_id: str) -> dict[str, float]:

@@ -21,7 +21,8 @@ class Row:
     ours : tuple of float
         This project's figures, one a repeat.
     reference : tuple of float
-        Those of `than`, from the same repeats in the same order; empty where there is nothing to compare with.
+        Those of `than`, from the same repeats in the same order; a single one where it was measured once, and empty where
+        there is nothing to compare with.
     than : str
         What the reference is, such as ``"the article's loop"``.
     more_is_better : bool
@@ -41,7 +42,10 @@ class Row:
     @property
     def ratios(self) -> tuple[float, ...]:
         """How many times better than the reference, a repeat at a time; above 1 is better."""
-        pairs = zip(self.ours, self.reference, strict=True) if self.reference else ()
+        if not self.reference:
+            return ()
+        reference = self.reference if len(self.reference) > 1 else self.reference * len(self.ours)
+        pairs = zip(self.ours, reference, strict=True)
         return tuple(ours / theirs if self.more_is_better else theirs / ours for ours, theirs in pairs)
 
 

@@ -33,11 +33,13 @@ def part(name):
 from flows import server
 url = server.start()()
 part("start-up of Prefect's server")
-import prefect, flows.train
+import prefect
 part("import of Prefect")
 import mlflow
-from dae import tracking, registry
 part("import of MLflow")
+import flows.train
+from dae import tracking, registry
+part("import of the flow")
 backend.import_keras()
 part("import of Keras and TensorFlow")
 

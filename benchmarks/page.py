@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Row, spread
-from dae import provenance, store
+from dae import figures, provenance, store
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEADER = ("what", "unit", "this project", "reference", "times better", "asked for")
@@ -57,7 +57,7 @@ def write(modules: dict[str, ModuleType], docs: Path = DOCS) -> None:
         text.append(f"{kept[name]['machine']}; {kept[name]['when']}; `make bench ARGS={name}`.\n\n")
         text += [f"| {' | '.join(line)} |\n" for line in (HEADER, ["---"] * len(HEADER), *map(_cells, rows))]
     store.write_text(docs / "benchmarks.md", "".join(text))
-    picture(parts).savefig(docs / "benchmarks.png", dpi=110)
+    figures.save(picture(parts), docs / "benchmarks.png")
 
 
 def picture(parts: dict[str, list[Row]]) -> Figure:

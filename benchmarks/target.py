@@ -19,6 +19,7 @@ from dae.records import NoisySet
 CONFIGS = Path(__file__).parents[1] / "configs"
 TARGET = 0.0069
 SEEDS = 5
+MOST_EPOCHS = 40
 QUICK = ["train.epochs=1", "train.steps_per_epoch=110", "train.warmup_steps=30"]
 
 
@@ -34,7 +35,7 @@ def measure() -> list[Row]:
             f"time to {TARGET}",
             "s",
             whole,
-            (taken,) * SEEDS,
+            (taken,),
             f"the article's model, {epochs} epochs",
             more_is_better=False,
             target=150,
@@ -68,6 +69,8 @@ def _article(config: PipelineConfig, judged: NoisySet) -> tuple[float, int]:
     model = training.compiled(config, images)
     taken, error, epoch = 0.0, float("inf"), 0
     while error > TARGET:
+        if epoch == MOST_EPOCHS:
+            raise SystemExit(f"the article's model: validation MSE {error:.5f} after {epoch} epochs")
         batches.first_epoch = epoch
         taken += seconds(lambda: model.fit(batches, steps_per_epoch=batches.steps, epochs=1, verbose=0, shuffle=False))
         error = training.validation_mse(model, judged)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from dae import store
 from dae.evaluation import Examples
 from dae.noise import Images
 from dae.ranges import Range
@@ -128,12 +128,8 @@ def _strengths_of_kind(axis: Axes, table: pd.DataFrame, trained: Mapping[str, ob
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file, atomically."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with store.drafted(path) as draft:
         figure.savefig(draft, format="png", dpi=80)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _show(axis: Axes, image: Images) -> None:

@@ -241,7 +241,7 @@ def corrupt(
     noisy = np.empty_like(images)
     for index, kind in enumerate(kinds):
         for rows in parts(np.flatnonzero(drawn == index), images.shape):
-            part = images[rows]
+            part = np.ascontiguousarray(images[rows])  # noise is added in place
             kind.add_to(part, rng)
             noisy[rows] = part
     return (np.clip(noisy, 0, 1, out=noisy) if clip else noisy), drawn
