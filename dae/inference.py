@@ -15,6 +15,17 @@ BATCH_PIXELS = 2**21
 Denoiser = Callable[[Images], Images]
 
 
+def batch_size(shape: tuple[int, ...]) -> int:
+    """Return how many images of a shape a model is given at a time: 256, fewer of large ones.
+
+    Examples
+    --------
+    >>> batch_size((28, 28, 1)), batch_size((512, 512, 3))
+    (256, 2)
+    """
+    return max(1, min(BATCH, BATCH_PIXELS // math.prod(shape)))
+
+
 def denoiser(model: Any) -> Denoiser:
     """Return a function that applies a Keras model to any number of images.
 
@@ -32,7 +43,7 @@ def denoiser(model: Any) -> Denoiser:
 
     def denoise(noisy: Images) -> Images:
         restored = np.empty_like(noisy)
-        batch = max(1, min(BATCH, BATCH_PIXELS // math.prod(noisy.shape[1:])))
+        batch = batch_size(noisy.shape[1:])
         for start in range(0, len(noisy), batch):
             part = noisy[start : start + batch]
             filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.float32)])

@@ -105,6 +105,7 @@ def _measure(config: PipelineConfig, images: ImageSets, noisy: NoisySets, sizes:
                 baseline_runs.log(each, config, images, noisy, started)
                 found.append(each)
             progress.remove_task(task)
+            progress.console.print(f"{name}: tuned and scored in {time.time() - started:.0f} s")
     return found
 
 
