@@ -38,13 +38,15 @@ def log(contender: Contender, config: PipelineConfig, images: ImageSets, noisy: 
     )
     status = "FAILED"
     try:
-        for key, value in parameters(contender, config, noisy.test.kinds).items():
-            client.log_param(run_id, key, value)
+        tracking.log_params(run_id, parameters(contender, config, noisy.test.kinds))
         tracking.log_inputs(run_id, images, noisy)
         tracking.log_scores(run_id, contender.scores)
         figure = figures.triptychs(baselines.pictured(contender, noisy.test), f"{name}: two of each kind of noise")
         tracking.log_figure(run_id, figure, "overview")
         status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
     finally:
         client.set_terminated(run_id, status, end_time=int(time.time() * 1000))
     return run_id

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dae import corruption, evaluation, metrics
 from dae.classical import BM3D, AnyMethod, Median, NonLocalMeans, Nothing, TotalVariation, Wavelet
-from dae.config import ConfigError
+from dae.config import ConfigError, PipelineConfig
 from dae.evaluation import PerImage
 from dae.inference import Denoiser, batch_size
 from dae.metrics import Values
@@ -73,13 +73,15 @@ class Contender(Frozen):
         return f"{self.name}, told" if self.told else self.name
 
 
-def require(names: Sequence[str]) -> None:
-    """Refuse a name that no method has, and a method whose package is not installed.
+def require(names: Sequence[str], config: PipelineConfig) -> None:
+    """Refuse a name that no method has, a method whose package is not installed, and tuning on test images.
 
     Raises
     ------
     ConfigError
     """
+    if config.data.validation == "test":
+        raise ConfigError("data.validation must hold images of its own to tune methods on, received test")
     for name in names:
         if name not in GRIDS:
             raise ConfigError(f"--methods must be among {', '.join(GRIDS)}, received {name}")
@@ -87,6 +89,22 @@ def require(names: Sequence[str]) -> None:
             note = ", which is for non-profit use alone" if name == "bm3d" else ""
             raise ConfigError(
                 f"{name} needs the package {PACKAGES[name]}{note}: install dae[baselines], or leave it out"
+            )
+
+
+def require_sizes(sizes: Mapping[str, Sizes], config: PipelineConfig) -> None:
+    """Refuse fewer images than there are kinds of noise.
+
+    Raises
+    ------
+    ConfigError
+    """
+    kinds = len(config.noise.kinds)
+    for name, size in sizes.items():
+        if min(size.tune, size.images) < kinds:
+            raise ConfigError(
+                f"{name} must be tuned and scored on at least one image for each of {kinds} kinds of noise, "
+                f"received {size.tune} and {size.images}"
             )
 
 

@@ -38,8 +38,3 @@ def settings(contenders: Iterable[Contender], kinds: Sequence[str]) -> Iterator[
                 values = setting.model_dump(exclude={"method"}).items()
                 said = ", ".join(f"{key} {str(value).lower()}" for key, value in values)
                 yield (each.title, label(kind) if each.told else "all", said, str(each.tuned_on))
-
-
-def markdown(head: Row, lines: Iterable[Row]) -> str:
-    """Return rows of text cells as a Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *lines))

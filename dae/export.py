@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,11 +70,11 @@ def export_model(reference: str, path: Path, *, overwrite: bool = False, toleran
     backend.import_keras()
     if reference.endswith(".keras"):
         return to_onnx(_load(Path(reference)), path, overwrite=overwrite, tolerance=tolerance)
-    from dae import registry, tracking
+    from dae import past_runs, registry
 
     found = registry.locate(reference)
-    shape = tracking.image_shape(found.run_id)
-    about = {"model": found.uri, "run_id": found.run_id, "git_commit": tracking.git_commit(found.run_id)}
+    shape = past_runs.image_shape(found.run_id)
+    about = {"model": found.uri, "run_id": found.run_id, "git_commit": past_runs.git_commit(found.run_id)}
     model = registry.load_model(found.uri)
     return to_onnx(model, path, size=shape and shape[:2], about=about, overwrite=overwrite, tolerance=tolerance)
 
@@ -117,11 +118,9 @@ def to_onnx(
     ExportError
         If a package is missing, the file is there, the model cannot be converted, or its outputs differ.
     """
-    import keras
-
     _require(path, overwrite=overwrite)
-    if keras.config.backend() != "tensorflow":
-        raise ExportError(f"export needs Keras on TensorFlow, this is Keras on {keras.config.backend()}")
+    if len(model.input_shape) != 4 or model.input_shape[-1] not in (1, 3):
+        raise ExportError(f"the model must take images (N, H, W, C), C 1 or 3; this one takes {model.input_shape}")
     cases = images(_shapes(model.input_shape, size))
     with store.drafted(path) as draft:
         try:
@@ -139,6 +138,10 @@ def to_onnx(
 def _require(path: Path, *, overwrite: bool) -> None:
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise ExportError(f"export needs {' and '.join(missing)}, of the extra onnx: pip install 'dae[onnx]'")
+    if (backend_name := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
+        raise ExportError(f"export needs Keras on TensorFlow, KERAS_BACKEND is {backend_name}")
+    if not os.access(path.parent, os.W_OK):
+        raise ExportError(f"{path} must lie in a folder that exists and may be written to")
     if path.is_dir() or (path.exists() and not overwrite):
         raise ExportError(f"{path} must not exist yet, or be a file that --overwrite allows to be replaced")
 

@@ -65,7 +65,8 @@ class LitPixels:
         levels = scaled.astype(np.intp)
         scaled[:] = levels
         scaled /= np.float32(LEVELS - 1)
-        return levels if np.array_equal(scaled, self.values) else None
+        inside = levels.size == 0 or (levels.min() >= 0 and levels.max() < LEVELS)
+        return levels if inside and np.array_equal(scaled, self.values) else None
 
     def grey_level_peaks(self) -> Images:
         """Return each image's Poisson peak, the power of two at or above its number of distinct values; shape ``(N,)``."""

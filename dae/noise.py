@@ -30,9 +30,9 @@ Images = NDArray[np.float32]
 
 
 class NoiseKind(Frozen, ABC):
-    """A noise law. `weight` is its share of the images among the kinds of a mix."""
+    """A noise law. `weight` is its share of the images in a mix, `strength` the field that says how strong the noise is."""
 
-    strength: ClassVar[str]  # the name of the field that says how strong the noise is
+    strength: ClassVar[str]
 
     kind: str
     weight: Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -152,7 +152,8 @@ class Poisson(NoiseKind):
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
         lit = LitPixels.of(images)
         peaks = lit.grey_level_peaks() if self.peak == "grey_levels" else self.strengths(len(images), rng)
-        lit.put(shot_noise(lit, np.broadcast_to(peaks.astype(np.float32), len(images)), rng))
+        peaks = np.broadcast_to(peaks.astype(np.float32), len(images))
+        lit.put(shot_noise(lit, peaks, rng, tables=not isinstance(self.peak, Range)))
 
 
 class Speckle(NoiseKind):
@@ -186,14 +187,17 @@ class Speckle(NoiseKind):
 Noise = Annotated[Gaussian | SaltAndPepper | Poisson | Speckle, Field(discriminator="kind")]
 
 
-def shot_noise(lit: LitPixels, peaks: Images, rng: np.random.Generator) -> Images:
-    r"""Return :math:`\mathrm{Poisson}(x v) / v` of lit pixels, the peak :math:`v` of each image given, shape ``(N,)``."""
+def shot_noise(lit: LitPixels, peaks: Images, rng: np.random.Generator, *, tables: bool) -> Images:
+    r"""Return :math:`\mathrm{Poisson}(x v) / v` of lit pixels, the peak :math:`v` of each image given, shape ``(N,)``.
+
+    Tables of the laws make it fast, and take so long to compute that they only pay where the same peaks occur again.
+    """
     distinct = set(peaks.tolist())
-    tables = POWERS if distinct <= set(POWERS) else tuple(sorted(distinct))
-    if lit.levels is None or len(tables) > len(POWERS) or max(tables) > LARGEST_MEAN:
+    known = POWERS if distinct <= set(POWERS) else tuple(sorted(distinct))
+    if not tables or lit.levels is None or len(known) > len(POWERS) or max(known) > LARGEST_MEAN:
         v = lit.spread(peaks)
         return np.asarray(rng.poisson(lit.values * v) / v, np.float32)
-    return poisson_of_levels(lit.levels, tables, lit.spread(np.searchsorted(tables, peaks)), rng)
+    return poisson_of_levels(lit.levels, known, lit.spread(np.searchsorted(known, peaks)), rng)
 
 
 def parts(rows: NDArray[np.intp], shape: tuple[int, ...]) -> Iterator[NDArray[np.intp]]:

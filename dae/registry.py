@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from dae import provenance, tracking
+from dae import past_runs, provenance, tracking
 from dae.config import PipelineConfig, TrackingConfig
 from dae.records import ModelVersion, NoisySets, Scores, TrainedModel, Verdict
 
@@ -89,35 +89,48 @@ def load_model(model_uri: str) -> Any:
     return keras.saving.load_model(folder / "data" / "model.keras", safe_mode=True, compile=False)
 
 
-def locate(reference: str) -> Located:
+def locate(reference: str, name: str = TrackingConfig().model_name) -> Located:
     """Return where a model lies.
 
     Parameters
     ----------
     reference : str
-        ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/m-ID``, a version number of the model `dae`, or a run's id.
+        ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/m-ID``, a version number, or a run's id.
+    name : str
+        Registered model that a version number is one of.
 
     Raises
     ------
     RegistryError
-        If there is no such model.
+        If there is no such model, or no run logged it.
     """
     client = tracking.connect()
     path = reference.removeprefix("models:/")
     try:
-        if path.isdecimal() and len(path) < tracking.RUN_ID_LENGTH:
-            path = f"{TrackingConfig().model_name}/{path}"
-        elif path == reference:
-            return _of_run(client.get_run(reference))
-        if "@" not in path and "/" not in path:
-            return Located(reference, str(client.get_logged_model(path).source_run_id))
-        name, at, alias = path.rpartition("@")
-        if not at:
-            name, _, version = path.rpartition("/")
-        found = client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, version)
+        if reference.isdecimal() and len(reference) < past_runs.RUN_ID_LENGTH:
+            return _located(client.get_model_version(name, reference))
+        if path == reference:
+            return _of_run(client.get_run(reference.removeprefix("runs:/").partition("/")[0]))
+        if "@" in path:
+            return _located(client.get_model_version_by_alias(*path.rsplit("@", 1)))
+        if "/" in path:
+            return _located(client.get_model_version(*path.rsplit("/", 1)))
+        found = client.get_logged_model(path)
     except MlflowException as error:
         raise RegistryError(f"no model {reference} at {tracking.store_uri()}: {error.message}") from error
-    return Located(f"models:/{found.name}/{found.version}", str(found.run_id), found.name, str(found.version))
+    return Located(f"models:/{path}", _run_of(found, reference))
+
+
+def _located(version: Any) -> Located:
+    uri = f"models:/{version.name}/{version.version}"
+    return Located(uri, _run_of(version, uri), version.name, str(version.version))
+
+
+def _run_of(model: Any, reference: str) -> str:
+    run_id: str | None = getattr(model, "source_run_id", None) or getattr(model, "run_id", None)
+    if not run_id:
+        raise RegistryError(f"{reference}: must have been logged by a run, and was not")
+    return run_id
 
 
 def _of_run(run: Any) -> Located:
@@ -126,33 +139,6 @@ def _of_run(run: Any) -> Located:
     if not logged:
         raise RegistryError(f"run {run.info.run_id} holds no model: it is {run.info.status}")
     return Located(f"models:/{logged[-1].model_id}", run.info.run_id)
-
-
-def run_of(model_uri: str) -> str:
-    """Return the id of the run that logged a model.
-
-    Raises
-    ------
-    RegistryError
-        If there is no such model, or no run logged it.
-    """
-    from mlflow.models import get_model_info
-
-    tracking.connect()
-    try:
-        run_id: str | None = get_model_info(model_uri).run_id
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"{model_uri}: no such model at {tracking.store_uri()}: {error}") from error
-    if not run_id:
-        raise RegistryError(f"{model_uri}: must have been logged by a run, and was not")
-    return run_id
-
-
-def uri_of(model: str, name: str) -> str:
-    """Return the URI of a model given as one, as a version of the registered model `name`, or as the id of its run."""
-    if ":/" in model:
-        return model
-    return f"models:/{name}/{model}" if model.isdecimal() else f"runs:/{model}/{name}"
 
 
 def register(

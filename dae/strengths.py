@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dae import data, figures, inference, metrics, registry, rng, tracking
+from dae import data, figures, inference, metrics, past_runs, registry, rng, tracking
 from dae.config import ConfigError, NoiseConfig, PipelineConfig
 from dae.inference import Denoiser
 from dae.metrics import Values
@@ -39,7 +39,7 @@ def compare(uris: Sequence[str], split: str, count: int) -> tuple[pd.DataFrame, 
     Parameters
     ----------
     uris : sequence of str
-        Such as ``models:/dae@champion``; the models of runs of this pipeline.
+        As `registry.locate` takes them, such as ``models:/dae@champion``; the models of runs of this pipeline.
     split : {"validation", "test"}
     count : int
         Use only the first images.
@@ -58,13 +58,13 @@ def compare(uris: Sequence[str], split: str, count: int) -> tuple[pd.DataFrame, 
     ConfigError
         If the models do not have the same held-out images: one may have been trained on another's.
     """
-    names = {uri.removeprefix("models:/"): uri for uri in uris}
-    runs = {name: registry.run_of(uri) for name, uri in names.items()}
-    configs = {name: tracking.config_of(run) for name, run in runs.items()}
+    models = {uri.removeprefix("models:/"): registry.locate(uri) for uri in uris}
+    runs = {name: model.run_id for name, model in models.items()}
+    configs = {name: past_runs.config_of(run) for name, run in runs.items()}
     images = same_images(configs, split)
-    denoisers = {name: inference.denoiser(registry.load_model(uri)) for name, uri in names.items()}
+    denoisers = {name: inference.denoiser(registry.load_model(model.uri)) for name, model in models.items()}
     trained = {name: strengths_of(config.noise) for name, config in configs.items()}
-    first = next(iter(names))
+    first = next(iter(models))
     logger.info("strengths: %s on %d %s images", ", ".join(configs), min(count, images.count), split)
     table = sweep(denoisers, images, configs[first].noise, split, count)
     points = zip(table["kind"], table["strength"], strict=True)

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-RUN_ID_LENGTH = 32
 FLOW_RUN = "prefect.flow_run_id"
 logger = logging.getLogger(__name__)
 
@@ -125,7 +123,7 @@ def _started(client: MlflowClient, config: PipelineConfig) -> str:
     tags["mlflow.source.git.commit"] = tags["git_commit"]
     created = client.create_run(experiment_id(client, config.tracking.experiment), tags=tags, run_name=config.run_name)
     run_id = str(created.info.run_id)
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in config.flat().items()])
+    log_params(run_id, {key: str(value) for key, value in config.flat().items()})
     client.log_text(run_id, config_files.dump(config), "config.yaml")
     client.log_text(run_id, provenance.requirements(), "environment/requirements.txt")
     client.log_dict(run_id, provenance.machine(), "environment/machine.json")
@@ -134,7 +132,7 @@ def _started(client: MlflowClient, config: PipelineConfig) -> str:
 
 def _resumed(client: MlflowClient, config: PipelineConfig) -> str:
     run_id = str(config.tracking.resume)
-    found = _unfinished(client, run_id)
+    found = unfinished(client, run_id)
     if found.data.tags.get("config_digest") != config.digest:
         raise TrackingError(f"tracking.resume: run {run_id} had another configuration; resume it under its own")
     client.update_run(run_id, status="RUNNING")
@@ -143,73 +141,32 @@ def _resumed(client: MlflowClient, config: PipelineConfig) -> str:
     return run_id
 
 
-def _get_run(client: MlflowClient, run_id: str) -> Any:
+def get_run(client: MlflowClient, run_id: str) -> Any:
+    """Return a run.
+
+    Raises
+    ------
+    TrackingError
+        If there is none of this id.
+    """
     try:
         return client.get_run(run_id)
     except MlflowException as error:
         raise TrackingError(f"no run {run_id} at {store_uri()}: {error.message}") from error
 
 
-def _unfinished(client: MlflowClient, run_id: str) -> Any:
-    found = _get_run(client, run_id)
+def unfinished(client: MlflowClient, run_id: str) -> Any:
+    """Return a run that has not finished.
+
+    Raises
+    ------
+    TrackingError
+        If there is none of this id, or it has.
+    """
+    found = get_run(client, run_id)
     if found.info.status == "FINISHED":
         raise TrackingError(f"only an unfinished run is resumed; run {run_id} is FINISHED")
     return found
-
-
-def resumable(run_id: str) -> PipelineConfig:
-    """Return the configuration under which an unfinished run goes on, given its id or the beginning of it.
-
-    Raises
-    ------
-    TrackingError
-        If there is no such run or more than one, it has finished, or it holds no configuration.
-    """
-    client = connect()
-    if len(run_id) < RUN_ID_LENGTH:
-        runs = client.search_runs([each.experiment_id for each in client.search_experiments()], max_results=10_000)
-        matching = [run.info.run_id for run in runs if run.info.run_id.startswith(run_id)]
-        if len(matching) != 1:
-            raise TrackingError(f"{len(matching) or 'no'} runs at {store_uri()} have an id that begins with {run_id}")
-        run_id = matching[0]
-    _unfinished(client, run_id)
-    config = config_of(run_id)
-    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"resume": run_id})})
-
-
-def config_of(run_id: str) -> PipelineConfig:
-    """Return the configuration a run was started with.
-
-    Raises
-    ------
-    TrackingError
-        If there is no such run, or it holds no configuration.
-    """
-    client = connect()
-    _get_run(client, run_id)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return config_files.load(Path(client.download_artifacts(run_id, "config.yaml", folder)))
-    except (MlflowException, OSError) as error:
-        raise TrackingError(f"run {run_id} holds no config.yaml: {error}") from error
-
-
-def flow_run_of(run_id: str) -> str | None:
-    """Return the id of the last flow run that worked on a run."""
-    flow_run_id: str | None = _get_run(connect(), run_id).data.tags.get(FLOW_RUN)
-    return flow_run_id
-
-
-def image_shape(run_id: str) -> tuple[int, int, int] | None:
-    """Return the shape ``(H, W, C)`` of the images of a run; None if it had none yet."""
-    inputs = _get_run(connect(), run_id).inputs.dataset_inputs
-    height, width, channels = json.loads(inputs[0].dataset.profile)["shape"] if inputs else (0, 0, 0)
-    return (height, width, channels) if inputs else None
-
-
-def git_commit(run_id: str) -> str:
-    """Return the commit a run was made at, ``unknown`` where it has none."""
-    return str(_get_run(connect(), run_id).data.tags.get("git_commit", "unknown"))
 
 
 def log_inputs(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
@@ -273,6 +230,11 @@ def log_metrics(run_id: str, values: Mapping[str, float]) -> None:
     """Log figures of a run that have no epoch."""
     now = int(time.time() * 1000)
     MlflowClient().log_batch(run_id, metrics=[Metric(key, float(value), now, 0) for key, value in values.items()])
+
+
+def log_params(run_id: str, values: Mapping[str, str]) -> None:
+    """Log parameters of a run."""
+    MlflowClient().log_batch(run_id, params=[Param(key, value) for key, value in values.items()])
 
 
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:

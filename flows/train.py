@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from dae import backend, store, tracking
+from dae import backend, past_runs, store, tracking
 from dae.config import PipelineConfig
 from dae.records import PipelineResult
 from tasks.corrupt import corrupt
@@ -32,7 +32,7 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     backend.configure()
     seconds: dict[str, float] = {}
     if config.tracking.resume:
-        _close(tracking.flow_run_of(config.tracking.resume))
+        _close(past_runs.flow_run_of(config.tracking.resume))
     with tracking.run(config, str(flow_run.id)) as run_id:
         with _clock(seconds, "ingest"):
             images = ingest(config)

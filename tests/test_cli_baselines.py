@@ -105,9 +105,3 @@ def test_a_model_of_other_channels_and_one_that_is_not_there_are_refused(logged_
     code, _, err = baselines("--methods", "nothing", "--model", "7")
     assert code == 1
     assert "dae" in err
-
-
-def test_a_model_is_named_by_uri_version_or_run() -> None:
-    assert registry.uri_of("models:/dae@champion", "x") == "models:/dae@champion"
-    assert registry.uri_of("12", "dae") == "models:/dae/12"
-    assert registry.uri_of("a" * 32, "dae") == f"runs:/{'a' * 32}/dae"

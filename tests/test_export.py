@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
-from dae import architectures, export, registry, tracking
+from dae import architectures, export, past_runs, registry, tracking
 from dae.cli import app
 from dae.config import ModelConfig, PipelineConfig
 from dae.export import ExportError
@@ -130,7 +130,7 @@ def test_a_model_is_found_by_alias_version_uri_run_and_file(tmp_path: Path) -> N
     facts = {prop.key: prop.value for prop in onnx.load(made.path).metadata_props}
     assert facts["model"] == "models:/dae/1"
     assert facts["run_id"] == run_id
-    assert facts["git_commit"] == tracking.git_commit(run_id)
+    assert facts["git_commit"] == past_runs.git_commit(run_id)
     assert "unclipped" in facts["input"]
 
     model.save(tmp_path / "saved.keras")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from prefect.client.orchestration import get_client
 
-from dae import config_files, corruption, data, registry, run_table, tracking
+from dae import config_files, corruption, data, past_runs, registry, run_table, tracking
 from dae.config import PipelineConfig
 from dae.records import PipelineResult
 from flows.train import train_denoiser
@@ -86,7 +86,7 @@ def test_a_run_holds_its_configuration_curves_scores_and_pictures(three: Finishe
     client = tracking.connect()
     run = client.get_run(result.run_id)
     assert run.data.params == {key: str(value) for key, value in config.flat().items()}
-    assert tracking.config_of(result.run_id) == config
+    assert past_runs.config_of(result.run_id) == config
     for curve in ("train_loss", "val_mse"):
         assert [point.step for point in client.get_metric_history(result.run_id, curve)] == [1, 2]
     expected = {f"{split}_mse_{kind}{end}" for split in ("val", "test") for kind in KINDS for end in ("", "_nothing")}
@@ -245,7 +245,7 @@ def test_a_killed_run_is_resumed_as_the_same_mlflow_run_with_the_same_curve() ->
     run = only_run()
     assert run.info.status == "RUNNING"
 
-    resumed = tracking.config_of(run.info.run_id)
+    resumed = past_runs.config_of(run.info.run_id)
     resumed = resumed.model_copy(update={"tracking": resumed.tracking.model_copy(update={"resume": run.info.run_id})})
     result = train_denoiser(resumed)
     undisturbed = train_denoiser(config)

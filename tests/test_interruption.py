@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dae import tracking
+from dae import past_runs, tracking
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 
@@ -72,5 +72,5 @@ def test_a_stopped_command_leaves_no_server_and_a_run_that_can_go_on(
     assert "Traceback" not in output
     if status == "KILLED":
         assert re.search(rf"go on with: dae train --resume {run.info.run_id}", output)
-    assert tracking.resumable(run.info.run_id[:8]).tracking.resume == run.info.run_id
+    assert past_runs.resumable(run.info.run_id[:8]).tracking.resume == run.info.run_id
     assert len(list((home / ".dae" / "checkpoints" / run.info.run_id).glob("epoch-*.keras"))) in (1, 2)

@@ -21,7 +21,7 @@ def lock(tmp_path: Path, nvidia_smi: str, *variables: str) -> str:
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{nvidia_smi}\n")
     program.chmod(0o755)
-    environment = {key: value for key, value in os.environ.items() if key != "GPU"}
+    environment = {key: value for key, value in os.environ.items() if key not in ("GPU", "MAKEFLAGS", "MAKEOVERRIDES")}
     environment["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     command = ["make", "--dry-run", "setup", f"VENV={tmp_path / 'venv'}", *variables]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)

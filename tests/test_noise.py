@@ -331,6 +331,30 @@ def test_noise_is_float32_and_leaves_the_clean_images_alone(kind: NoiseKind, cha
     assert not np.shares_memory(x, y)
 
 
+@pytest.mark.parametrize("layout", ["channels first", "Fortran", "read-only"])
+@EACH
+def test_images_that_lie_otherwise_in_memory_get_the_same_noise_and_stay_as_they_were(
+    kind: NoiseKind, layout: str
+) -> None:
+    images = textured(40)
+    expected, _ = corrupt(images, [kind], generator())
+    given = {
+        "channels first": np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1),
+        "Fortran": np.asfortranarray(images),
+        "read-only": images.copy(),
+    }[layout]
+    given.flags.writeable = False
+    noisy, _ = corrupt(given, [kind], generator())
+    np.testing.assert_array_equal(noisy, expected)
+    np.testing.assert_array_equal(given, images)
+    assert (noisy != images).any()
+
+
+def test_poisson_noise_of_values_above_one_has_the_law_all_the_same() -> None:
+    noisy = Poisson(peak=100)(flat(2.0, count=20, side=32), generator())
+    assert noisy.mean() == pytest.approx(2, abs=0.01)
+
+
 @pytest.mark.parametrize("kind", FOUR + RANGED, ids=lambda kind: kind.kind)
 @pytest.mark.parametrize("count", [0, 1])
 def test_noise_takes_a_single_image_and_none(kind: NoiseKind, count: int) -> None:

@@ -119,11 +119,12 @@ def test_poisson_values_of_neighbours_are_independent(level: int) -> None:
     [[1, 64, 256], [3, 50.5, 200], [1, 5, 2000], list(np.linspace(1, 99, 12))],
     ids=["powers", "few", "large", "many"],
 )
-def test_each_image_gets_the_noise_of_its_own_peak(peaks: list[float]) -> None:
+@pytest.mark.parametrize("tables", [True, False])
+def test_each_image_gets_the_noise_of_its_own_peak(peaks: list[float], tables: bool) -> None:
     images = np.full((len(peaks), 200, 200, 1), np.float32(153) / np.float32(255), np.float32)
     images[:, ::2] = 0
     lit = LitPixels.of(images)
-    lit.put(shot_noise(lit, np.array(peaks, np.float32), generator()))
+    lit.put(shot_noise(lit, np.array(peaks, np.float32), generator(), tables=tables))
     assert (images[:, ::2] == 0).all()
     for image, peak in zip(images[:, 1::2].astype(np.float64), peaks, strict=True):
         assert image.mean() == pytest.approx(0.6, abs=4.5 * math.sqrt(0.6 / peak / image.size))

@@ -189,12 +189,14 @@ def test_models_are_compared_on_the_first_ones_terms_and_the_result_is_logged_to
     assert [axis.get_xlim()[0] < axis.get_xlim()[1] for axis in figure.axes] == [True, False]  # weak noise on the left
 
     client = tracking.connect()
-    run_id = registry.run_of(blind)
+    run_id = registry.locate(blind).run_id
     stored = pd.read_csv(io.StringIO(Path(client.download_artifacts(run_id, "strengths.csv")).read_text()))
     pd.testing.assert_frame_equal(stored.fillna({"trained": ""}), table)
     with Image.open(client.download_artifacts(run_id, "figures/strengths.png")) as picture:
         assert picture.format == "PNG"
-    assert not [found.path for found in client.list_artifacts(registry.run_of(other)) if found.path == "strengths.csv"]
+    assert not [
+        found.path for found in client.list_artifacts(registry.locate(other).run_id) if found.path == "strengths.csv"
+    ]
 
 
 def test_models_with_other_held_out_images_are_not_compared(source: Path) -> None:
@@ -253,9 +255,17 @@ def test_the_command_prints_the_table_and_writes_it_and_the_picture(logged: Logg
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--picture", "/no/such/folder/a.png"], 2, "--picture: must be a .png file in a folder that exists, received"),
+        (
+            ["--picture", "/no/such/folder/a.png"],
+            2,
+            "--picture: must be a .png file in a folder that exists and may be written to",
+        ),
         (["--picture", "a.jpg"], 2, "received a.jpg"),
-        (["--markdown", "a.txt"], 2, "--markdown: must be a .md file in a folder that exists, received a.txt"),
+        (
+            ["--markdown", "a.txt"],
+            2,
+            "--markdown: must be a .md file in a folder that exists and may be written to, received a.txt",
+        ),
         (["--images", "0"], 2, "greater than or equal to 1"),
         (["--split", "train"], 2, "'train' is not one of"),
         ([], 1, "models:/dae@champion: no such model"),

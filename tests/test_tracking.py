@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from dae import config_files, registry, run_table, tracking
+from dae import config_files, past_runs, registry, run_table, tracking
 from dae.config import PipelineConfig
 from flows.train import train_denoiser
 
@@ -97,4 +97,4 @@ def test_a_run_without_a_configuration_cannot_be_resumed() -> None:
     client = tracking.connect()
     run_id = client.create_run(tracking.experiment_id(client, "other")).info.run_id
     with pytest.raises(tracking.TrackingError, match=r"holds no config\.yaml"):
-        tracking.config_of(run_id)
+        past_runs.config_of(run_id)

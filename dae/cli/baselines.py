@@ -42,13 +42,14 @@ def baselines(
         from dae import config_files
 
         resolved = config_files.load(config, settings or [])
-        names = methods.split(",") if methods else list(library.available())
-        library.require(names)
+        names = [name.strip() for name in methods.split(",")] if methods else list(library.available())
+        library.require(names, resolved)
         for name in () if methods else library.GRIDS.keys() - names:
             typer.echo(f"{name}: left out, its package is not installed; it is in dae[baselines]", err=True)
         sizes = {name: library.Sizes(tune=tune, images=images) for name in names}
         if "bm3d" in sizes:
             sizes["bm3d"] = library.Sizes(tune=bm3d_tune, images=bm3d_images)
+        library.require_sizes(sizes, resolved)
         found, kinds = _compare(resolved, sizes, model, quiet=markdown)
     _print(found, kinds, as_markdown=markdown)
 
@@ -59,13 +60,14 @@ def _compare(
     """Return every contender. What is scored on fewer images has doing nothing, and the model, on those beside it."""
     import logging
 
-    from dae import baselines, corruption, data
+    from dae import baselines, corruption, data, registry
 
     if quiet:
         logging.getLogger("dae").setLevel(logging.WARNING)
+    located = registry.locate(model, config.tracking.model_name) if model else None
     images = data.ingest(config.data)
     noisy = corruption.corrupt_sets(images, config.noise)
-    denoise = _denoiser(model, config, images) if model else None
+    denoise = _denoiser(located.uri, images) if located else None
     found = _measure(config, images, noisy, sizes)
     for size in dict.fromkeys(sizes.values()):
         if denoise:
@@ -75,13 +77,13 @@ def _compare(
     return sorted(found, key=lambda each: -each.images), noisy.test.kinds
 
 
-def _denoiser(model: str, config: PipelineConfig, images: ImageSets) -> Denoiser:
+def _denoiser(uri: str, images: ImageSets) -> Denoiser:
     from dae import backend, registry
     from dae.config import ConfigError
     from dae.inference import denoiser
 
     backend.import_keras()
-    loaded = registry.load_model(registry.uri_of(model, config.tracking.model_name))
+    loaded = registry.load_model(uri)
     taken = loaded.input_shape[1:]
     if any(size not in (None, given) for size, given in zip(taken, images.test.shape, strict=True)):
         raise ConfigError(f"--model must take images of shape {images.test.shape}, received one for {taken}")
@@ -110,12 +112,12 @@ def _measure(config: PipelineConfig, images: ImageSets, noisy: NoisySets, sizes:
 
 
 def _print(found: Sequence[Contender], kinds: tuple[str, ...], *, as_markdown: bool) -> None:
-    from dae import comparison, tracking
+    from dae import comparison, report, tracking
 
     scores = comparison.header(kinds), list(comparison.rows(found))
     settings = comparison.SETTINGS_HEADER, list(comparison.settings(found, kinds))
     if as_markdown:
-        typer.echo("\n\n".join(comparison.markdown(*table) for table in (scores, settings)))
+        typer.echo("\n\n".join(report.table([head, *lines]) for head, lines in (scores, settings)))
         return
     console: Any = options.console()
     for title, (head, lines) in {

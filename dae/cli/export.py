@@ -14,7 +14,7 @@ def export(
     model: Annotated[
         str,
         typer.Argument(
-            help="models:/dae@champion, another URI of MLflow's, a version number, a run id, or a .keras file.",
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, a version number of dae, a run id, or a .keras file.",
             show_default=False,
         ),
     ],

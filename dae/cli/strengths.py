@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,7 +18,8 @@ def strengths(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="URI", help="A logged model. Can be repeated: the first is the one studied, others stand beside it."
+            metavar="MODEL",
+            help="models:/NAME@ALIAS, a version number or a run id. Can be repeated: others stand beside the first.",
         ),
     ] = None,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Held-out images to use.")] = "test",
@@ -51,8 +53,8 @@ def strengths(
 
 
 def _require_writable(option: str, path: Path | None, suffix: str) -> None:
-    if path is not None and (path.suffix != suffix or not path.parent.is_dir()):
-        message = f"{option}: must be a {suffix} file in a folder that exists, received {path}"
+    if path is not None and (path.suffix != suffix or not os.access(path.parent, os.W_OK)):
+        message = f"{option}: must be a {suffix} file in a folder that exists and may be written to, received {path}"
         raise options.fail(message, options.USAGE)
 
 

@@ -46,10 +46,10 @@ def _resolve(config: options.ConfigFile, settings: options.Settings, resume: str
         return config_files.load(config, settings or [])
     if config or settings:
         raise options.fail("--resume takes the run's own configuration: leave out --config and --set", options.USAGE)
-    from dae import tracking
+    from dae import past_runs, tracking
 
     try:
-        return tracking.resumable(resume)
+        return past_runs.resumable(resume)
     except tracking.TrackingError as error:
         raise options.fail(str(error), options.USAGE) from error
 
