@@ -35,7 +35,11 @@ def test_figures_are_a_median_with_its_spread() -> None:
 
 def test_a_row_whose_sides_were_not_repeated_alike_is_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        assert Row("a", "s", (1.0, 2.0), (1.0,), "b").ratios
+        assert Row("a", "s", (1.0, 2.0, 3.0), (1.0, 2.0), "b").ratios
+
+
+def test_a_reference_measured_once_stands_beside_every_repeat() -> None:
+    assert Row("a", "s", (1.0, 2.0), (4.0,), "b", more_is_better=False).ratios == (4.0, 2.0)
 
 
 def test_the_page_holds_every_part_that_was_ever_measured(tmp_path: Path) -> None:

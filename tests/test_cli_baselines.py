@@ -12,7 +12,7 @@ from dae import registry, tracking, unet
 from dae.cli import app
 
 TINY = "data.limit=300", "data.validation=60", "data.test_limit=60"
-SIZES = "--images", "12", "--tune", "8", "--bm3d-images", "1", "--bm3d-tune", "1"
+SIZES = "--images", "12", "--tune", "8", "--bm3d-images", "4", "--bm3d-tune", "4"
 
 
 def dae(*arguments: str) -> tuple[int, str, str]:
@@ -50,6 +50,7 @@ def test_methods_stand_beside_a_model_and_are_runs(logged_model: str) -> None:
     assert "mnist-median" in dae("runs")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mlflow_store")
 def test_bm3d_is_scored_on_fewer_images_with_nothing_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("bm3d")
@@ -58,7 +59,7 @@ def test_bm3d_is_scored_on_fewer_images_with_nothing_beside_it(monkeypatch: pyte
     assert code == 0, err
     lines = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")]
     assert lines[0][:2] == ["| method", "images"]
-    assert [line[:2] for line in lines[2:5]] == [["| nothing", "12"], ["| bm3d", "1"], ["| nothing", "1"]]
+    assert [line[:2] for line in lines[2:5]] == [["| nothing", "12"], ["| bm3d", "4"], ["| nothing", "4"]]
     assert "ingest" not in out
 
 

@@ -216,7 +216,7 @@ def test_models_with_other_held_out_images_are_not_compared(source: Path) -> Non
 @pytest.mark.usefixtures("mlflow_store")
 @pytest.mark.parametrize("uri", ["models:/dae@champion", "models:/m-0123456789abcdef0123456789abcdef", "no/such/path"])
 def test_a_model_that_does_not_exist_is_refused_by_its_uri(uri: str) -> None:
-    with pytest.raises(RegistryError, match=f"{uri}: no such model at sqlite:///"):
+    with pytest.raises(RegistryError, match=f"no model {uri} at sqlite:///"):
         compare([uri], "test", 30)
 
 
@@ -268,7 +268,7 @@ def test_the_command_prints_the_table_and_writes_it_and_the_picture(logged: Logg
         ),
         (["--images", "0"], 2, "greater than or equal to 1"),
         (["--split", "train"], 2, "'train' is not one of"),
-        ([], 1, "models:/dae@champion: no such model"),
+        ([], 1, "no model models:/dae@champion"),
     ],
 )
 def test_the_command_refuses_bad_usage(arguments: list[str], code: int, message: str) -> None:
