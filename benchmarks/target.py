@@ -4,11 +4,13 @@ The reference is the article's network in the article's loop: batches of 64 with
 defaults, epoch after epoch until the mean squared error over its 10,000 validation images is at most 0.0069. This project
 trains the default network for a schedule that ends just below it, on fresh noise, and is scored on the same noisy images.
 Both sides include what Keras does at the first step (tracing the network), which is the larger part of what is left; the
-line after says how much. The article's side is trained once, with one seed, since it takes the better part of half an hour.
+line after says how much. The article's side is trained once, with one seed, and no longer than 160 times what this project
+took: it needs 18 to 30 epochs, most of half an hour.
 """
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 from benchmarks.measure import Row, seconds
@@ -19,7 +21,7 @@ from dae.records import NoisySet
 CONFIGS = Path(__file__).parents[1] / "configs"
 TARGET = 0.0069
 SEEDS = 5
-MOST_EPOCHS = 40
+ENOUGH = 160
 QUICK = ["train.epochs=1", "train.steps_per_epoch=110", "train.warmup_steps=30"]
 
 
@@ -29,14 +31,14 @@ def measure() -> list[Row]:
     judged = corruption.corrupt_sets(data.ingest(article.data), article.noise).validation
     quick = [_quick(config_files.load(None, [*QUICK, f"train.seed={seed}"]), judged) for seed in range(SEEDS)]
     whole, first, errors = zip(*quick, strict=True)
-    taken, epochs = _article(article, judged)
+    taken, ending = _article(article, judged, ENOUGH * statistics.median(whole))
     return [
         Row(
             f"time to {TARGET}",
             "s",
             whole,
             (taken,),
-            f"the article's model, {epochs} epochs",
+            f"the article's model, {ending}",
             more_is_better=False,
             target=150,
         ),
@@ -63,17 +65,15 @@ def _quick(config: PipelineConfig, judged: NoisySet) -> tuple[float, float, floa
     return taken, first, error
 
 
-def _article(config: PipelineConfig, judged: NoisySet) -> tuple[float, int]:
+def _article(config: PipelineConfig, judged: NoisySet, most: float) -> tuple[float, str]:
     images = data.ingest(config.data)
     batches = training.NoisyBatches(config, images, corruption.corrupt_sets(images, config.noise))
     model = training.compiled(config, images)
     taken, error, epoch = 0.0, float("inf"), 0
-    while error > TARGET:
-        if epoch == MOST_EPOCHS:
-            raise SystemExit(f"the article's model: validation MSE {error:.5f} after {epoch} epochs")
+    while error > TARGET and taken < most:
         batches.first_epoch = epoch
         taken += seconds(lambda: model.fit(batches, steps_per_epoch=batches.steps, epochs=1, verbose=0, shuffle=False))
         error = training.validation_mse(model, judged)
         epoch += 1
         print(f"the article's model, epoch {epoch}: {error:.5f} after {taken:.0f} s", flush=True)
-    return taken, epoch
+    return taken, f"{epoch} epochs" if error <= TARGET else f"still at {error:.5f} after {epoch} epochs"

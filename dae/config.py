@@ -106,7 +106,7 @@ class ModelConfig(Frozen):
 class TrainConfig(Frozen):
     """The training recipe: mean squared error, Adam, and when to stop."""
 
-    epochs: Count = 8
+    epochs: Count = 6
     batch_size: Count = 32
     steps_per_epoch: Count | None = Field(
         1000, description="batches from one validation to the next; None: one pass over the training images"
