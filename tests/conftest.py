@@ -28,6 +28,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A Prefect server with a new database, for all the flows of the session."""
+    # Its import sets up logging anew, and TensorFlow's handler then closes any stream but the standard error of that moment:
+    # inside a CliRunner that would be pytest's own.
+    import prefect.main  # noqa: F401
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
