@@ -36,7 +36,7 @@ smoke: $(READY)  ## the whole flow on 2,000 images, in under a minute
 test: $(READY)   ## every test and every example in the docstrings, with branch coverage
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-slow: $(READY) ## the tests that start servers and commands of their own
+test-slow: $(READY) ## the tests that take long
 	@$(BIN)/python -m pytest -m slow --no-cov $(ARGS)
 
 test-jax: $(READY) ## networks, training, scores and the flow on Keras's JAX backend, without TensorFlow

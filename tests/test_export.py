@@ -112,6 +112,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         export.export_model("models:/dae@champion", tmp_path / "unet.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mlflow_store")
 def test_a_model_is_found_by_alias_version_uri_run_and_file(tmp_path: Path) -> None:
     model = unet()

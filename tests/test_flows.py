@@ -203,6 +203,7 @@ def test_an_image_size_the_network_cannot_take_stops_before_training(tmp_path: P
     assert tracking.connect().get_metric_history(only_run().info.run_id, "val_mse") == []
 
 
+@pytest.mark.slow
 def test_colour_images_of_odd_size_go_through(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

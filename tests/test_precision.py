@@ -64,6 +64,7 @@ def test_the_configuration_names_the_precision_and_refuses_another() -> None:
         config_files.load(settings=["train.precision=float16"])
 
 
+@pytest.mark.slow
 def test_training_in_bfloat16_restores_better_than_doing_nothing(
     prepare: Callable[..., Prepared], tmp_path: Path
 ) -> None:

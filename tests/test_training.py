@@ -126,6 +126,7 @@ def test_same_config_and_seed_give_the_same_curve_to_the_last_digit(
     assert len(first) == 4
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_curve(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
     first = training.fit(*prepare("train.seed=1"), tmp_path / "a")[1]
     second = training.fit(*prepare("train.seed=2"), tmp_path / "b")[1]
