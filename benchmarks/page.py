@@ -106,7 +106,7 @@ def _notes(module: ModuleType) -> str:
 
 def _cells(row: Row) -> list[str]:
     reference = f"{spread(row.reference)}: {row.than}" if row.reference else ""
-    target = "" if row.target is None else f"{row.target:g}"
+    target = "" if row.target is None else f"{row.target:.3g}"
     return [row.what, row.unit, spread(row.ours), reference, spread(row.ratios), target]
 
 
