@@ -1,4 +1,9 @@
-"""Noise: images a second, of the article's loop over images, and of this project a block of images at a time."""
+"""Noise: images a second, of the article's loop over images, and of this project a block of images at a time.
+
+Twenty times would leave 1.4 µs for an image of 784 pixels. On one core the random bits and the logarithm, root, sine and
+cosine of its normal values alone take longer, in NumPy's vector functions; the rest is finding the pixels that are not
+black, looking Poisson values up in tables, and moving images. A training step of 32 images needs 0.15 ms of it.
+"""
 
 from __future__ import annotations
 

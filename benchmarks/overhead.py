@@ -3,6 +3,10 @@
 The whole is that of `dae train --config configs/smoke.yaml`, from a bare home. The parts are each taken by themselves, one
 after the other, in a process of their own in the same home; in a run the first four overlap, since Prefect's server starts
 in one process while the libraries are imported in another.
+
+The largest parts are the start-up of Prefect's server, the import of Keras and TensorFlow, and tracking, which is mostly
+the drawing of figures. The first two are under way at the same time, in two processes, as soon as a command starts;
+packages are named to MLflow beforehand, which would otherwise spend ten seconds on finding out what a model needs.
 """
 
 from __future__ import annotations
