@@ -101,7 +101,7 @@ def _title(module: ModuleType) -> str:
 
 def _notes(module: ModuleType) -> str:
     notes = str(module.__doc__).partition("\n")[2].strip()
-    return f"{notes}\n" if notes else ""
+    return f"{notes}\n\n" if notes else ""
 
 
 def _cells(row: Row) -> list[str]:
