@@ -96,9 +96,17 @@ def test_settings_make_a_strength_a_range_and_change_one_end_of_it() -> None:
     assert config.noise.kinds[0] == Gaussian(variance=Range(low=0.01, high=0.1))
 
 
-def test_the_blind_configuration_differs_from_the_default_in_its_strengths_gate_and_names_alone() -> None:
+def test_the_blind_configuration_differs_from_the_default_in_its_strengths_network_epochs_and_gate_alone() -> None:
     blind, default = load(CONFIGS / "blind.yaml"), PipelineConfig()
-    assert blind.model_copy(update={"noise": default.noise, "gate": default.gate}).digest == default.digest
+    network = {name: getattr(default.model, name) for name in ("width", "deep_width", "deep_blocks")}
+    length = {name: getattr(default.train, name) for name in ("epochs", "steps_per_epoch")}
+    same = {
+        "noise": default.noise,
+        "gate": default.gate,
+        "model": blind.model.model_copy(update=network),
+        "train": blind.train.model_copy(update=length),
+    }
+    assert blind.model_copy(update=same).digest == default.digest
     assert [kind.kind for kind in blind.noise.kinds] == [kind.kind for kind in default.noise.kinds]
     for kind in blind.noise.kinds:
         assert isinstance(getattr(kind, kind.strength), Range)
