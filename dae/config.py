@@ -80,7 +80,7 @@ class ModelConfig(Frozen):
     """The network: ``unet``, which takes images of any size from 8 pixels up, or the ``article``'s, which takes 28x28x1."""
 
     architecture: Literal["unet", "article"] = "unet"
-    width: Annotated[int, Field(ge=4, le=512)] = Field(24, description="unet: channels at half resolution")
+    width: Annotated[int, Field(ge=4, le=512)] = Field(16, description="unet: channels at half resolution")
     deep_width: Annotated[int, Field(ge=4, le=512)] = Field(48, description="unet: channels at quarter resolution")
     blocks: Annotated[int, Field(ge=1, le=32)] = Field(
         1, description="unet: residual blocks at half resolution, each way"
@@ -106,7 +106,7 @@ class ModelConfig(Frozen):
 class TrainConfig(Frozen):
     """The training recipe: mean squared error, Adam, and when to stop."""
 
-    epochs: Count = 6
+    epochs: Count = 8
     batch_size: Count = 32
     steps_per_epoch: Count | None = Field(
         1000, description="batches from one validation to the next; None: one pass over the training images"

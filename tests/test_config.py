@@ -146,7 +146,7 @@ def test_the_digest_covers_all_that_bears_on_the_result() -> None:
         changed(noise={"kinds": [{"kind": "gaussian"}]}),
         changed(noise={"kinds": [{"kind": "gaussian", "variance": {"low": 0.05, "high": 0.1}}]}),
         changed(noise={"kinds": [{"kind": "gaussian", "variance": {"low": 0.05, "high": 0.2}}]}),
-        changed(model={"width": 16}),
+        changed(model={"width": 32}),
         changed(train={"seed": 1}),
         changed(gate={"beat_nothing": False}),
     ]
