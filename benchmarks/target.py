@@ -2,7 +2,7 @@
 
 The reference is the article's network in the article's loop: batches of 64 with their noise drawn once, Adam at its
 defaults, epoch after epoch until the mean squared error over its 10,000 validation images is at most 0.0069. This project
-trains the default network for a schedule of its own that ends just below it, on fresh noise, and is scored on the same noisy images.
+trains the default network for a schedule that ends just below it, on fresh noise, and is scored on the same noisy images.
 Both sides include what Keras does at the first step (tracing the network), which is the larger part of what is left; the
 line after says how much. The article's side is trained once, with one seed, and no longer than 160 times what this project
 took: it needs 18 to 30 epochs, most of half an hour.
