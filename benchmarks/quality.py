@@ -52,7 +52,7 @@ def _row(what: str, metric: str, ours: list[Scores], theirs: list[Scores], unit:
 
 def _against_nothing(kind: str, runs: list[Scores]) -> Row:
     model, nothing = (tuple(run[f"test_mse_{kind}{suffix}"] for run in runs) for suffix in ("", "_nothing"))
-    what = f"test MSE, {kind.replace('_', ' ')}"
+    what = f"test MSE, {kind.replace('_', ' ')}, beside nothing"
     return Row(what, "", model, nothing, "doing nothing", more_is_better=False, target=1 / 0.6)
 
 
