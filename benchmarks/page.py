@@ -68,14 +68,15 @@ def picture(parts: dict[str, list[Row]]) -> Figure:
     for place, (_, row) in enumerate(lines):
         middle = statistics.median(row.ratios)
         reach = [[middle - min(row.ratios)], [max(row.ratios) - middle]]
-        axis.barh(place, middle - 1, left=1, color="#0b6fb8" if middle >= 1 else "#c0392b", height=0.62)
+        missed = row.target is not None and middle < row.target
+        axis.barh(place, middle - 1, left=1, color="#c0392b" if missed else "#0b6fb8", height=0.62)
         axis.errorbar(middle, place, xerr=reach, color="#22303c", lw=1, capsize=2)
         axis.annotate(
             f"{middle:.3g}", (max(*row.ratios, 1), place), (6, 0), textcoords="offset points", va="center", fontsize=8
         )
         if row.target:
             axis.plot([row.target] * 2, [place - 0.45, place + 0.45], color="#e08a00", lw=2.5)
-    axis.set(xscale="log", xlabel="times better than the reference, on a logarithmic scale; orange: asked for")
+    axis.set(xscale="log", xlabel="times better than the reference; orange: asked for, red: missed")
     axis.set_yticks(range(len(lines)), [f"{name}: {row.what}" for name, row in lines], fontsize=8)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.axvline(1, color="#22303c", lw=0.8)
