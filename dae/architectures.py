@@ -60,12 +60,12 @@ def article() -> Any:
     from keras import layers
 
     x = inputs = keras.Input((28, 28, 1), name="noisy")
-    for filters, size in ((64, 5), (128, 3), (256, 3)):
-        x = layers.Conv2D(filters, size, activation="relu")(x)
-        x = layers.MaxPooling2D(2)(x)
-    x = layers.Conv2DTranspose(256, 3, activation="relu")(x)
-    for filters in (128, 64):
-        x = layers.Conv2DTranspose(filters, 3, activation="relu")(x)
-        x = layers.UpSampling2D(2)(x)
-    outputs = layers.Conv2DTranspose(1, 5, activation="relu", dtype="float32")(x)
+    for number, (filters, size) in enumerate(((64, 5), (128, 3), (256, 3)), 1):
+        x = layers.Conv2D(filters, size, activation="relu", name=f"conv_{number}")(x)
+        x = layers.MaxPooling2D(2, name=f"pool_{number}")(x)
+    x = layers.Conv2DTranspose(256, 3, activation="relu", name="deconv_1")(x)
+    for number, filters in enumerate((128, 64), 2):
+        x = layers.Conv2DTranspose(filters, 3, activation="relu", name=f"deconv_{number}")(x)
+        x = layers.UpSampling2D(2, name=f"upsample_{number}")(x)
+    outputs = layers.Conv2DTranspose(1, 5, activation="relu", name="deconv_4", dtype="float32")(x)
     return keras.Model(inputs, outputs, name="article")

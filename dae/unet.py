@@ -41,6 +41,8 @@ def unet(channels: int, width: int, deep_width: int, blocks: int, deep_blocks: i
     passes.
     The last convolution of each residual block starts at zero, so that the network starts as a shallow one. Resolution is
     regained by sub-pixel convolution (Shi et al., 2016), which is faster than a transposed one.
+    Every layer has a name of its own: one that Keras counts up depends on what the process built before, and TensorFlow
+    adds gradients up in the order of the names, so that the same training would end differently in the last digits.
     """
     noisy = keras.Input((None, None, channels), name="noisy")
     rows, crop_rows = _padding(noisy[0, :, 0, 0])
@@ -48,35 +50,46 @@ def unet(channels: int, width: int, deep_width: int, blocks: int, deep_blocks: i
     y = _take(noisy, rows, columns)
     clipped = ops.clip(y, 0.0, 1.0)
     marks = [ops.equal(y, 0.0), ops.greater_equal(y, 1.0), ops.equal(y, 1.0), ops.less(y, 0.0)]
-    features = layers.Concatenate()([y, clipped, *(ops.cast(mark, "float32") for mark in marks)])
+    features = layers.Concatenate(name="features")([y, clipped, *(ops.cast(mark, "float32") for mark in marks)])
 
-    x = _residual(layers.Conv2D(width, 2, strides=2, name="stem")(features))
-    pooled = [layers.GlobalAveragePooling2D()(maps) for maps in (layers.ReLU()(x), features)]
-    vector = layers.Dense(GLOBAL_WIDTH, activation="relu")(layers.Concatenate()(pooled))
+    x = _residual("encoder_1", layers.Conv2D(width, 2, strides=2, name="stem")(features))
+    pooled = [
+        layers.GlobalAveragePooling2D(name="pooled_maps")(layers.ReLU(name="pooled_relu")(x)),
+        layers.GlobalAveragePooling2D(name="pooled_features")(features),
+    ]
+    vector = layers.Dense(GLOBAL_WIDTH, activation="relu", name="pooled_dense")(
+        layers.Concatenate(name="pooled")(pooled)
+    )
     vector = layers.Dense(GLOBAL_WIDTH, activation="relu", name="noise")(vector)
-    for _ in range(blocks - 1):
-        x = _residual(x, vector)
+    for block in range(2, blocks + 1):
+        x = _residual(f"encoder_{block}", x, vector)
     skip = x
-    x = layers.Conv2D(deep_width, 2, strides=2, name="down")(layers.ReLU()(x))
-    for _ in range(deep_blocks):
-        x = _residual(x, vector)
+    x = layers.Conv2D(deep_width, 2, strides=2, name="down")(layers.ReLU(name="down_relu")(x))
+    for block in range(1, deep_blocks + 1):
+        x = _residual(f"deep_{block}", x, vector)
     x = _finer(x, width, name="up") + skip
-    for _ in range(blocks):
-        x = _residual(x, vector)
+    for block in range(1, blocks + 1):
+        x = _residual(f"decoder_{block}", x, vector)
 
-    x = _finer(layers.ReLU()(x), 2 * channels, name="out", dtype="float32")
+    x = _finer(layers.ReLU(name="out_relu")(x), 2 * channels, name="out", dtype="float32")
     value, keep = x[..., :channels], ops.sigmoid(x[..., channels:])
     return keras.Model(noisy, _take(value + keep * (clipped - value), crop_rows, crop_columns), name="unet")
 
 
-def _residual(x: Any, vector: Any | None = None) -> Any:
+def _residual(name: str, x: Any, vector: Any | None = None) -> Any:
     """Return x plus two convolutions of it, modulated in between by the global vector where there is one."""
     size = x.shape[-1]
-    h = layers.Conv2D(size, 3, padding="same", kernel_initializer="he_normal")(x)
+    h = layers.Conv2D(size, 3, padding="same", kernel_initializer="he_normal", name=f"{name}_conv_1")(x)
     if vector is not None:
-        scale, shift = (layers.Dense(size, kernel_initializer="zeros")(vector) for _ in range(2))
-        h = h * (1.0 + layers.Reshape((1, 1, size))(scale)) + layers.Reshape((1, 1, size))(shift)
-    return x + layers.Conv2D(size, 3, padding="same", kernel_initializer="zeros")(layers.ReLU()(h))
+        scale, shift = (_per_channel(f"{name}_{part}", vector, size) for part in ("scale", "shift"))
+        h = h * (1.0 + scale) + shift
+    h = layers.ReLU(name=f"{name}_relu")(h)
+    return x + layers.Conv2D(size, 3, padding="same", kernel_initializer="zeros", name=f"{name}_conv_2")(h)
+
+
+def _per_channel(name: str, vector: Any, size: int) -> Any:
+    values = layers.Dense(size, kernel_initializer="zeros", name=name)(vector)
+    return layers.Reshape((1, 1, size), name=f"{name}_map")(values)
 
 
 def _finer(x: Any, size: int, **options: Any) -> Any:

@@ -74,6 +74,7 @@ def test_unet_does_not_see_its_padding_as_image() -> None:
     assert all(np.isfinite(value).all() for value in values)
 
 
+@pytest.mark.slow
 def test_unet_opens_in_plain_keras_in_safe_mode(tmp_path: Path) -> None:
     """No Lambda and no class of ours: a process that has never heard of this package gives the same outputs."""
     model = small_unet()
