@@ -1,0 +1,146 @@
+"""The estimate of the noise, and what is said of images that a model was not trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dae import corruption, data, noise_level
+from dae.config import DataConfig, NoiseConfig
+from dae.noise import Gaussian, Images, Noise
+from dae.photographs import located
+from dae.records import NoisySet, TrainedOn
+
+PHOTOGRAPHS = located((("chelsea.png", "coffee.png", "rocket.jpg"),))
+
+
+def photograph(index: int) -> Images:
+    from dae.folder import read_image
+
+    return np.asarray(read_image(PHOTOGRAPHS[index]), np.float32) / np.float32(255)
+
+
+def noisy(image: Images, variance: float) -> Images:
+    return np.asarray(Gaussian(variance=variance)(image[None], np.random.default_rng(0))[0], np.float32)
+
+
+def said(image: Images, trained: TrainedOn) -> list[str]:
+    sample = [np.asarray(part, np.float32) for part in noise_level.patches(image, trained.image_shape[:2])]
+    return noise_level.concerns(sample, float(image.max()), trained)
+
+
+def validation(noise: NoiseConfig, limit: int = 400) -> NoisySet:
+    images = data.ingest(DataConfig(limit=limit, validation=200, test_limit=20))
+    return corruption.corrupt_sets(images, noise).validation
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedOn:
+    """MNIST under the default noise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAE_HOME", str(tmp_path_factory.mktemp("home")))
+        return noise_level.trained_on(validation(NoiseConfig()))
+
+
+@pytest.mark.parametrize("variance", [0.001, 0.01, 0.1])
+@pytest.mark.parametrize("index", range(3))
+def test_the_estimate_on_patches_of_a_photograph_is_that_of_the_whole(index: int, variance: float) -> None:
+    image = noisy(photograph(index), variance)
+    parts = [np.asarray(part, np.float32) for part in noise_level.patches(image, (28, 28))]
+    assert noise_level.level(parts) == pytest.approx(variance**0.5, rel=0.2)
+    assert noise_level.estimate(image[None])[0] == pytest.approx(variance**0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("variance", [0.02, 0.1, 0.4])
+def test_the_estimate_on_mnist_and_on_photographs_agrees(variance: float) -> None:
+    stored = validation(NoiseConfig(kinds=(Gaussian(variance=variance),)))
+    found = noise_level.trained_on(stored)
+    assert found.noise_sigma[0] < variance**0.5 < found.noise_sigma[1]
+    for index in range(3):
+        assert said(noisy(photograph(index), variance), found) == []
+
+
+def test_it_is_the_frozen_images_that_are_measured(trained: TrainedOn) -> None:
+    assert trained.image_shape == (28, 28, 1)
+    assert trained.intensity == (0, 1)
+    low, high = trained.noise_sigma
+    assert 0.02 < low < 0.1
+    assert 0.3 < high < 0.7
+
+
+@pytest.mark.parametrize("kind", NoiseConfig().kinds, ids=lambda kind: kind.kind)
+def test_nothing_is_said_of_images_as_they_were_trained_on(trained: TrainedOn, kind: Noise) -> None:
+    stored = validation(NoiseConfig(kinds=(kind,), seed=1))
+    images, _, _ = corruption.read_block(stored, slice(None))
+    clipped = np.round(np.clip(images, 0, 1) * 255) / np.float32(255)
+    assert trained.unclipped
+    assert sum(bool(said(image, trained)) for image in images) <= 0.03 * len(images)
+    told = [said(image, trained) for image in clipped]
+    if kind.kind == "gaussian":  # what was below 0 is gone, and the model has never seen that
+        assert sum("its noise seems to be cut off" in " ".join(each) for each in told) >= 0.9 * len(told)
+    else:
+        assert sum(map(bool, told)) <= 0.03 * len(told)
+    as_trained = trained.model_copy(update={"unclipped": False})
+    assert sum(bool(said(image, as_trained)) for image in clipped) <= 0.03 * len(clipped)
+    assert noise_level.concerns(list(images[:64]), float(images.max()), trained) == []
+
+
+def test_too_much_and_too_little_noise_is_told(trained: TrainedOn) -> None:
+    image = photograph(0)
+    (little,) = said(image, trained)
+    assert "its noise has a standard deviation of about 0.0" in little
+    assert f"the model was trained on {trained.noise_sigma[0]:.3f} to {trained.noise_sigma[1]:.3f}" in little
+    (much,) = said(noisy(image, 1.0), trained)
+    assert "of about 0.9" in much or "of about 1.0" in much
+
+
+@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize(
+    ("factor", "offset", "found"),
+    [
+        (255, 0, "its intensities are mostly from"),  # floats of 0..255
+        (2, -1, "its intensities are mostly from"),
+        (4095 / 65535, 0, "its intensities end at 0.0"),  # 12 bits of 16
+        (16383 / 65535, 0, "its intensities end at 0.2"),  # 14 bits of 16
+        (255 / 65535, 0, "its intensities end at 0.003"),
+    ],
+)
+def test_intensities_in_other_units_are_told(
+    trained: TrainedOn, index: int, factor: float, offset: float, found: str
+) -> None:
+    for variance in (0.0001, 0.02):
+        image = np.clip(noisy(photograph(index), variance), 0, 1)
+        (concern,) = said((factor * image + offset).astype(np.float32), trained)
+        assert found in concern
+        assert "the model was trained on 0 to 1" in concern
+
+
+@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("factor", [0.4, 0.7, 1.0])
+def test_dark_photographs_are_no_reason_to_say_anything_of_their_range(
+    trained: TrainedOn, index: int, factor: float
+) -> None:
+    assert said(noisy(factor * photograph(index), 0.02), trained) == []
+
+
+def test_an_image_of_one_value_has_no_noise_and_no_range() -> None:
+    flat = np.zeros((1, 32, 32, 1), np.float32)
+    assert noise_level.estimate(flat).tolist() == [0.0]
+    quiet = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.0, 0.1), intensity=(0.0, 1.0))
+    assert said(flat[0], quiet) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (15, 40, 1), (40, 15, 3)])
+def test_nothing_is_said_of_images_too_small_to_show_their_noise(shape: tuple[int, int, int]) -> None:
+    usual = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
+    assert said(np.full(shape, 0.5, np.float32), usual) == []
+    tiny = TrainedOn(image_shape=(8, 8, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
+    assert len(said(np.full((40, 40, 1), 0.5, np.float32), tiny)) == 1
+
+
+def test_patches_are_spread_over_the_whole_image_and_no_larger_than_it() -> None:
+    image = np.arange(300 * 5).reshape(300, 5, 1)
+    found = list(noise_level.patches(image, (28, 28)))
+    assert {part.shape for part in found} == {(28, 5, 1)}
+    assert found[0][0, 0, 0] == 0
+    assert found[-1][-1, -1, 0] == image[-1, -1, 0]
