@@ -1,0 +1,86 @@
+"""The environment of the services, and that of those who use them. Secrets travel in it, never on a command line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from dae import store
+from dae.services.settings import PREFIX, ServiceSettings
+
+MARK = "DAE_SERVICES_OF"
+"""Every process of the services carries the folder they belong to under this name."""
+SERVERS_OWN = (
+    "MLFLOW_AUTH_ADMIN_PASSWORD",
+    "MLFLOW_BACKEND_STORE_URI",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "PREFECT_SERVER_API_AUTH_STRING",
+)
+"""Secrets of the servers, for which a worker and its runs have no use."""
+DATABASES = ("mlflow", "mlflow_auth", "prefect")
+
+
+def of_clients(settings: ServiceSettings) -> dict[str, str]:
+    """Return what a client needs: the addresses, and how to log in."""
+    webhook = {"DAE_WEBHOOK_URL": settings.webhook_url} if settings.webhook_url else {}
+    return webhook | {
+        "PREFECT_API_URL": f"{settings.prefect_url}/api",
+        "PREFECT_API_AUTH_STRING": f"admin:{settings.prefect_password}",
+        "MLFLOW_TRACKING_URI": settings.mlflow_url,
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": settings.mlflow_password,
+    }
+
+
+def of_services(settings: ServiceSettings) -> dict[str, str]:
+    """Return the whole environment of supervisord, which its programs share."""
+    folder = settings.folder
+    auth = f"admin:{settings.prefect_password}"
+    own = of_clients(settings) | {
+        MARK: str(folder),
+        "DAE_HOME": str(store.home()),
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": settings.mlflow_password,
+        "MLFLOW_BACKEND_STORE_URI": settings.database("mlflow", "psycopg2"),
+        "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.mlflow_secret_key,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "PREFECT_HOME": str(folder / "prefect"),
+        # Its pages, as it serves them; else it writes them among the installed packages.
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui"),
+        "PREFECT_API_DATABASE_CONNECTION_URL": settings.database("prefect", "asyncpg"),
+        "PREFECT_SERVER_API_AUTH_STRING": auth,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # In memory, a restart of the server would end every run that has a place under a limit.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # wherever a browser found the pages
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
+        "PYTHONUNBUFFERED": "1",
+    }
+    settings_own = {f"{PREFIX}{field.upper()}" for field in ServiceSettings.model_fields}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "MLFLOW_")) and name not in settings_own
+    }
+    return inherited | own
+
+
+def basic_auth(settings: ServiceSettings) -> str:
+    """Return the configuration of MLflow's basic-auth app: other users, once made, may look and not change anything."""
+    return (
+        "[mlflow]\n"
+        "default_permission = READ\n"
+        f"database_uri = {settings.database('mlflow_auth', 'psycopg2')}\n"
+        "admin_username = admin\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+
+
+def shell(settings: ServiceSettings) -> str:
+    """Return the clients' environment as lines a shell can read."""
+    lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in of_clients(settings).items())
+    return f"# Points a shell at the services: set -a; . {settings.folder / 'client.env'}; set +a\n{lines}"

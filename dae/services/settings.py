@@ -1,0 +1,158 @@
+"""What the services run with: ``.env``, made of ``.env.example`` the first time, with passwords of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dae import store
+from dae.config import ConfigError
+
+EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
+PREFIX = "DAE_"
+LOOPBACK = "127.0.0.1"
+EVERYWHERE = ("0.0.0.0", "::")
+SOCKET_PATH = 90
+"""An address in the file system holds some 107 characters, of which supervisord adds a few for a draft."""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Secret = Annotated[str, Field(min_length=12, pattern=r"^[A-Za-z0-9_-]+$")]
+"""Letters, digits, _ and - alone: it stands in addresses and in ini files as it is. MLflow asks for 12 at least."""
+
+
+class ServiceSettings(BaseSettings):
+    """Every variable of ``.env``, as a field named without the prefix ``DAE_``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    services_host: Annotated[str, Field(min_length=1)] = LOOPBACK
+    services_folder: Path = Path(".services")
+    postgres_port: Port = 5433
+    postgres_password: Secret
+    postgres_admin_password: Secret
+    mlflow_port: Port = 5000
+    mlflow_password: Secret
+    mlflow_secret_key: Secret
+    prefect_port: Port = 4200
+    prefect_password: Secret
+    webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything the services keep lies."""
+        return (store.home() / self.services_folder.expanduser()).resolve()
+
+    @property
+    def socket(self) -> Path:
+        """Where supervisord listens."""
+        return self.folder / "supervisor.sock"
+
+    @property
+    def reached_at(self) -> str:
+        """The address clients on this machine use."""
+        return LOOPBACK if self.services_host in EVERYWHERE else self.services_host
+
+    @property
+    def authority(self) -> str:
+        """The same as it stands in an address: one of version 6 in brackets."""
+        return f"[{self.reached_at}]" if ":" in self.reached_at else self.reached_at
+
+    @property
+    def mlflow_url(self) -> str:
+        """MLflow's address."""
+        return f"http://{self.authority}:{self.mlflow_port}"
+
+    @property
+    def prefect_url(self) -> str:
+        """The address of Prefect's pages; its API lies under ``/api``."""
+        return f"http://{self.authority}:{self.prefect_port}"
+
+    def database(self, name: str, driver: str) -> str:
+        """Return the address of a database for SQLAlchemy, password included."""
+        return f"postgresql+{driver}://dae:{self.postgres_password}@{LOOPBACK}:{self.postgres_port}/{name}"
+
+    def ports(self) -> dict[str, int]:
+        """Return the port of each service that has one."""
+        return {"postgres": self.postgres_port, "mlflow": self.mlflow_port, "prefect": self.prefect_port}
+
+
+def path() -> Path:
+    """Return where ``.env`` lies, or will."""
+    return store.home() / ".env"
+
+
+def load() -> ServiceSettings:
+    """Read ``.env`` and the environment, which wins.
+
+    Raises
+    ------
+    ConfigError
+        If a value breaks a rule, two services have the same port, or ``.env`` is not there; no secret is shown.
+    """
+    try:
+        found = ServiceSettings(_env_file=path())
+    except ValidationError as error:
+        lines = [f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors()]
+        rule = "" if path().exists() else "; make services writes it"
+        raise ConfigError("\n".join([f"{path()} or the environment{rule}:", *lines])) from None
+    if len(set(found.ports().values())) < len(found.ports()):
+        ports = ", ".join(f"{name} {port}" for name, port in found.ports().items())
+        raise ConfigError(f"the ports of the services must differ from one another, received {ports}")
+    if "%" in str(found.folder):  # supervisord reads placeholders into it, more than once
+        raise ConfigError(f"{PREFIX}SERVICES_FOLDER must be a path without %, received {found.folder}")
+    if len(os.fsencode(found.socket)) > SOCKET_PATH:
+        raise ConfigError(
+            f"{PREFIX}SERVICES_FOLDER must be a shorter path: {found.socket} is over {SOCKET_PATH} bytes long"
+        )
+    return found
+
+
+def text(found: ServiceSettings) -> str:
+    """Return ``.env``, or, where the environment alone has the variables, what it would be."""
+    if path().exists():
+        return path().read_text(encoding="utf-8")
+    return "".join(f"{PREFIX}{name.upper()}={value}\n" for name, value in found.model_dump().items())
+
+
+def load_or_make() -> ServiceSettings:
+    """Read ``.env``; if it is not there write it first, from ``.env.example``, with a password for each empty one.
+
+    Raises
+    ------
+    ConfigError
+        As `load` does, or if there is no ``.env.example`` to make it of.
+    """
+    if not path().exists():
+        if not EXAMPLE.exists():
+            raise ConfigError(
+                f"{EXAMPLE} must be there to make {path()} of: the services run from a checkout of the project"
+            )
+        text = re.sub(
+            r"^(\w+_(?:PASSWORD|SECRET_KEY))=$",
+            lambda line: f"{line[1]}={secrets.token_urlsafe(24)}",
+            EXAMPLE.read_text(encoding="utf-8"),
+            flags=re.MULTILINE,
+        )
+        with suppress(FileExistsError):  # another process was first, and its passwords hold
+            write_private(path(), text.partition("\n\n")[2], overwrite=False)
+    return load()
+
+
+def write_private(file: Path, text: str, *, overwrite: bool = True) -> None:
+    """Write a text file that its owner alone can read, atomically.
+
+    Raises
+    ------
+    FileExistsError
+        If it is there already, and `overwrite` is not given.
+    """
+    with store.drafted(file, overwrite=overwrite) as draft:
+        draft.touch(mode=0o600)
+        draft.write_text(text, encoding="utf-8")

@@ -1,0 +1,13 @@
+#!/bin/sh
+# MLflow's basic-auth app takes the address of its database, password included, from a file alone. It is written when the
+# container starts, for its user alone, and is in no image. The text is that of dae/services/environment.py.
+set -eu
+umask 077
+cat >"${MLFLOW_AUTH_CONFIG_PATH:?must be set}" <<INI
+[mlflow]
+default_permission = READ
+database_uri = ${MLFLOW_BACKEND_STORE_URI:?must be set}_auth
+admin_username = admin
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+INI
+exec "$@"

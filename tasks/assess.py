@@ -1,0 +1,16 @@
+"""Assess: the champion as it is today, on fresh noise and on new images."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from dae import staleness
+from dae.staleness import Staleness, StalenessPolicy
+from tasks.retries import RETRIES
+
+
+@task(cache_policy=NO_CACHE, **RETRIES)
+def assess(policy: StalenessPolicy, seed: int) -> Staleness:
+    """Score the champion and compare with what it scored when it was trained."""
+    return staleness.check(policy, seed)

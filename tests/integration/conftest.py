@@ -1,0 +1,293 @@
+"""A team's servers from nothing, and a project beside them: everything is real, and nothing of it lies in the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psutil
+import pytest
+import yaml
+from mlflow import MlflowClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+
+Found = TypeVar("Found")
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "data": {"limit": 1200, "validation": 300, "test_limit": 300},
+    "model": {"width": 8, "deep_width": 16},
+    "train": {"epochs": 3, "steps_per_epoch": None},
+    "gate": {"max_val_mse": 0.1, "beat_nothing": False, "champion": None},
+}
+"""Of every training here: a few seconds, and a gate that is open unless a test closes it."""
+LONG = ("--set", "train.epochs=2000")
+
+
+SHOWN: list[str] = []
+"""Lines for the end of the report: what was measured."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in SHOWN:
+        terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+
+
+def unused_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+class Receiver:
+    """A webhook's other end: keeps what it is sent."""
+
+    def __init__(self) -> None:
+        received: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                received.append(json.loads(body)["text"])
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.received = received
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Team:
+    """A project's folder, its servers, and the command a member of the team types."""
+
+    def __init__(self, home: Path, receiver: Receiver) -> None:
+        self.home, self.receiver = home, receiver
+        (home / "configs").mkdir(parents=True)
+        (home / "deploy").mkdir()
+        for name in ("default", "smoke"):
+            model = {"model_name": "dae" if name == "default" else "dae-smoke"}
+            (home / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(SMALL | {"tracking": model}))
+        shutil.copy(ROOT / "deploy" / "server.yaml", home / "deploy")
+        shutil.copy(ROOT / "prefect.yaml", home)
+        ports = dict(zip(("POSTGRES", "MLFLOW", "PREFECT"), unused_ports(3), strict=True))
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "DAE_", "COV_"))}
+        self.bare = inherited | {f"DAE_{name}_PORT": str(port) for name, port in ports.items()}
+        self.bare |= {"DAE_HOME": str(home), "DAE_WEBHOOK_URL": receiver.url, "COLUMNS": "200"}
+        self.prefect_url = f"http://127.0.0.1:{ports['PREFECT']}"
+        self.mlflow_url = f"http://127.0.0.1:{ports['MLFLOW']}"
+        self.ports = ports
+
+    @property
+    def folder(self) -> Path:
+        return self.home / ".services"
+
+    @property
+    def login(self) -> dict[str, str]:
+        """What ``make services`` says a shell is to read."""
+        lines = (self.folder / "client.env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.bare | self.login
+
+    def dae(
+        self, *arguments: str, anonymous: bool = False, more: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end, logged in unless `anonymous`."""
+        env = (self.bare if anonymous else self.environment) | (more or {})
+        command = [sys.executable, "-m", "dae.cli", *arguments]
+        return subprocess.run(command, env=env, cwd=self.home, capture_output=True, text=True, timeout=300, check=False)
+
+    @contextmanager
+    def triggered(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Start ``dae trigger`` and yield it as soon as the run trains its third epoch; where a test fails it is cancelled."""
+        command = [sys.executable, "-u", "-m", "dae.cli", "trigger", *arguments, "--timeout", "15"]
+        with subprocess.Popen(
+            command, env=self.environment, cwd=self.home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            assert process.stdout is not None
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if "epoch 3:" in line:
+                    break
+            else:
+                pytest.fail(f"the run never trained: {''.join(said)}")
+            process.said = "".join(said)  # type: ignore[attr-defined]
+            try:
+                yield process
+            except BaseException:
+                with self.prefect() as client:
+                    client.set_flow_run_state(UUID(flow_run_id("".join(said))), Cancelling())
+                raise
+            finally:
+                process.kill()
+
+    @contextmanager
+    def prefect(self) -> Iterator[SyncPrefectClient]:
+        login = self.login
+        chosen = {
+            PREFECT_API_URL: login["PREFECT_API_URL"],
+            PREFECT_API_AUTH_STRING: login["PREFECT_API_AUTH_STRING"],
+        }
+        with temporary_settings(chosen), get_client(sync_client=True) as client:
+            yield client
+
+    def flow_run(self, run_id: str) -> FlowRun:
+        with self.prefect() as client:
+            return client.read_flow_run(UUID(run_id))
+
+    def ended(self, run_id: str) -> Any:
+        """Return a flow run once it has ended."""
+        found = self.flow_run(run_id)
+        return found if found.state is not None and found.state.is_final() else None
+
+    def mlflow(self) -> MlflowClient:
+        """Return MLflow's own client; it logs in by the environment, which the fixture sets."""
+        return MlflowClient(self.mlflow_url)
+
+    def champion(self, name: str) -> str | None:
+        aliases = self.mlflow().get_registered_model(name).aliases
+        return str(aliases["champion"]) if "champion" in aliases else None
+
+    def runs(self) -> list[Any]:
+        client = self.mlflow()
+        return list(client.search_runs([each.experiment_id for each in client.search_experiments()], max_results=1000))
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Return this team's processes whose command line has all the words."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                belongs = process.environ().get("DAE_SERVICES_OF") == str(self.folder)
+                if belongs and all(word in " ".join(process.cmdline()) for word in words):
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    def worker(self) -> psutil.Process:
+        return wait(lambda: self.processes("worker", "--pool"), 60)[0]
+
+    def flow_process(self) -> psutil.Process:
+        (found,) = self.processes("prefect.engine")
+        return found
+
+    def wait_for_worker(self) -> None:
+        wait(lambda: self.dae("services", "status").returncode == 0, 90)
+
+
+def wait(ask: Callable[[], Found | None], seconds: float) -> Found:
+    """Ask until the answer is true, and return it."""
+    deadline = time.monotonic() + seconds
+    while not (found := ask()):
+        assert time.monotonic() < deadline, f"nothing after {seconds} s"
+        time.sleep(0.5)
+    return found
+
+
+def flow_run_id(said: str) -> str:
+    """Return the id of the flow run that ``dae trigger`` named."""
+    match = re.search(r"/flow-run/([0-9a-f-]{36})", said)
+    assert match, said
+    return match[1]
+
+
+@pytest.fixture(scope="session")
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def everybody(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that PostgreSQL's user can enter as well, where root runs the tests."""
+    folder = tmp_path_factory.mktemp("team")
+    for each in (folder, *folder.parents[:3]):
+        if each.stat().st_uid == os.geteuid() and each.name.startswith(("team", "pytest-")):
+            each.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first_start(everybody: Path, receiver: Receiver) -> Iterator[tuple[Team, subprocess.CompletedProcess[str]]]:
+    """The services started from nothing, what the command said of it, and the deployments made."""
+    team = Team(everybody / "p", receiver)
+    started = team.dae("services", "up", anonymous=True)
+    try:
+        assert started.returncode == 0, started.stdout + started.stderr
+        yield team, started
+    finally:
+        team.dae("services", "down", anonymous=True)
+        left = team.processes()
+        for each in left:
+            each.kill()
+        assert not left
+
+
+@pytest.fixture
+def services(first_start: tuple[Team, object], monkeypatch: pytest.MonkeyPatch) -> Team:
+    """The team, its servers up; this process is logged in to MLflow."""
+    team = first_start[0]
+    for name, value in team.login.items():
+        if name.startswith("MLFLOW_"):
+            monkeypatch.setenv(name, value)
+    return team
+
+
+@pytest.fixture(scope="session")
+def deployed(first_start: tuple[Team, object]) -> subprocess.CompletedProcess[str]:
+    """The first ``dae deploy``, of schedules that fire when a test wants it to."""
+    team = first_start[0]
+    file = team.home / "prefect.yaml"
+    tree = yaml.safe_load(file.read_text())
+    for deployment in tree["deployments"]:
+        deployment["schedules"] = [
+            each | {"cron": "0 3 29 2 *"} for each in deployment.get("schedules") or ()
+        ]  # a leap day
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    done = team.dae("deploy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def team(services: Team, deployed: object) -> Team:
+    """The team, with everything deployed and the worker online."""
+    services.wait_for_worker()
+    return services
