@@ -26,6 +26,8 @@ SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "dae",
+    # A run that gives none for a while is taken for dead (deploy/server.yaml says after how many).
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -78,6 +80,10 @@ def configure(*, terminal: bool = False) -> None:
     logger = logging.getLogger("dae")
     logger.setLevel(logging.INFO)
     if terminal and not logger.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+        said, warned = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+        said.setFormatter(logging.Formatter("%(message)s"))
+        said.addFilter(lambda record: record.levelno < logging.WARNING)
+        warned.setFormatter(logging.Formatter("warning: %(message)s"))
+        warned.setLevel(logging.WARNING)
+        logger.addHandler(said)
+        logger.addHandler(warned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from dae import baselines, provenance, tracking
+from dae import baselines, provenance, recording, tracking
 from dae.baselines import Contender
 from dae.config import PipelineConfig
 from dae.records import ImageSets, NoisySets
@@ -39,8 +39,8 @@ def log(contender: Contender, config: PipelineConfig, images: ImageSets, noisy: 
     status = "FAILED"
     try:
         tracking.log_params(run_id, parameters(contender, config, noisy.test.kinds))
-        tracking.log_inputs(run_id, images, noisy)
-        tracking.log_scores(run_id, contender.scores)
+        recording.log_inputs(run_id, images, noisy)
+        recording.log_scores(run_id, contender.scores)
         figure = figures.triptychs(baselines.pictured(contender, noisy.test), f"{name}: two of each kind of noise")
         tracking.log_figure(run_id, figure, "overview")
         status = "FINISHED"

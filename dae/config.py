@@ -16,6 +16,7 @@ Positive = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan
 Count = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, BeforeValidator(not_bool), Field(ge=0, lt=2**32)]
 Share = Annotated[float, BeforeValidator(not_bool), Field(gt=0, lt=1)]
+Tolerance = Annotated[float, BeforeValidator(not_bool), Field(gt=-1, allow_inf_nan=False)]
 MIN_SIDE = 8
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_ -]*$"
 """Letters, digits, spaces, _ and -: a name of an experiment is a folder's, and MLflow refuses more in one of a model."""
@@ -40,7 +41,11 @@ class DataConfig(Frozen):
     test: Count | Share | None = Field(
         None, description="held out as test, where the source has no test images; None: as many as validation"
     )
-    limit: Count | None = Field(None, description="use only the first images, before any are held out")
+    also: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="a folder of images of the same shape that are added to those of the source, before any are held out",
+    )
+    limit: Count | None = Field(None, description="use only the source's first images, before any are held out")
     test_limit: Count | None = Field(None, description="use only the first test images")
     patch: Annotated[int, Field(ge=MIN_SIDE)] | None = Field(
         None, description="cut photographs, documents or the images of a folder into patches of so many pixels a side"
@@ -126,11 +131,58 @@ class TrainConfig(Frozen):
     seed: Seed = 0
 
 
+class ChampionPolicy(Frozen):
+    """How a challenger is compared with the champion: image by image, both scored now, on the same frozen noisy images."""
+
+    tolerance: Tolerance = Field(
+        0.02,
+        description="by how much of the champion's MSE the challenger's may be above it; negative: must be below it",
+    )
+    tolerance_per_kind: Tolerance | None = Field(0.1, description="the same for each kind of noise; None: not asked")
+    confidence: Annotated[float, BeforeValidator(not_bool), Field(ge=0.5, lt=1)] = Field(
+        0.95, description="of the bootstrap interval; its upper end must be within the tolerance"
+    )
+    incomparable: Literal["refuse", "absolute"] = Field(
+        "refuse",
+        description="where the champion takes other images or no longer loads: refuse, or judge by the other checks",
+    )
+
+
+class WorksPolicy(Frozen):
+    """What a registered version must do in a clean process: load as recorded, restore as before, and keep to the budgets."""
+
+    any_size: bool = Field(True, description="must take images of another size than it was trained on")
+    max_latency_ms: Positive | None = Field(None, description="95th percentile of the time for one image")
+    max_file_mib: Positive | None = Field(None, description="size of the model file")
+    max_memory_mib: Positive | None = Field(
+        None, description="peak memory of the process, Keras and its backend included"
+    )
+
+
 class GateConfig(Frozen):
-    """What a model must show before it is promoted. With nothing asked, nothing is promoted."""
+    """What a model must show before it is promoted, and how the gate is worked. With nothing asked, nothing is promoted."""
 
     max_val_mse: Positive | None = Field(0.0069, description="limit of the pooled validation MSE")
+    max_val_mse_per_kind: dict[str, Positive] = Field({}, description="limits of the validation MSE of kinds of noise")
     beat_nothing: bool = Field(True, description="for each kind, at most the validation MSE of doing nothing")
+    champion: ChampionPolicy | None = Field(
+        ChampionPolicy(), description="not worse than the champion; None: not asked"
+    )
+    works: WorksPolicy | None = Field(WorksPolicy(), description="works as a registered version; None: not asked")
+    beat_baselines: tuple[Literal["median", "tv", "nlm", "wavelet", "bm3d"], ...] = Field(
+        (), description="classical methods, tuned on validation images in this run, each of which it must beat"
+    )
+    dry_run: bool = Field(False, description="judge, and change neither an alias nor the ledger")
+    force: Annotated[str, Field(pattern=r"\S")] | None = Field(
+        None, description="the reason for which a model that works is promoted whatever the verdict is"
+    )
+    approval_hours: Positive | None = Field(
+        None, description="wait for so long for a person's approval before promoting; None: do not wait"
+    )
+
+    def without_switches(self) -> GateConfig:
+        """Return the policy alone: dry run and force are asked for each time. Approval is part of the policy."""
+        return self.model_copy(update={"dry_run": False, "force": None})
 
 
 class TrackingConfig(Frozen):
@@ -152,6 +204,15 @@ class PipelineConfig(Frozen):
     gate: GateConfig = GateConfig()
     tracking: TrackingConfig = TrackingConfig()
 
+    @model_validator(mode="after")
+    def _limits_are_of_kinds_there_are(self) -> Self:
+        kinds = [kind.kind for kind in self.noise.kinds]
+        if unknown := [kind for kind in self.gate.max_val_mse_per_kind if kind not in kinds]:
+            raise ValueError(
+                f"gate.max_val_mse_per_kind must name kinds of noise.kinds ({', '.join(kinds)}), received {', '.join(unknown)}"
+            )
+        return self
+
     @property
     def run_name(self) -> str:
         """The run's name: the configured one, or one that says what the run is."""
@@ -163,7 +224,10 @@ class PipelineConfig(Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 of everything that bears on the result: all but `tracking`."""
-        return config_sha256(self.model_dump(mode="json", exclude={"tracking"}))
+        tree = self.model_dump(mode="json", exclude={"tracking"})
+        if self.data.also is None:  # as before there was such a field, so that runs from then can be resumed
+            del tree["data"]["also"]
+        return config_sha256(tree)
 
     def flat(self) -> dict[str, str | int | float | bool | None]:
         """Return every value under its dotted path; a kind of noise stands under its name."""
@@ -180,7 +244,10 @@ def config_sha256(tree: Any) -> str:
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for key, value in tree.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+        if isinstance(value, dict):
+            found += _leaves(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", ", ".join(value) if isinstance(value, list) else value))
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,32 @@ def load(path: Path | None = None, settings: Iterable[str] = ()) -> PipelineConf
     >>> load(settings=["train.epochs=7"]).train.epochs
     7
     """
-    tree = validate(_read(path) if path else {}).model_dump(mode="json")
+    return change(validate(_read(path) if path else {}), settings)
+
+
+def change(config: PipelineConfig, settings: Iterable[str]) -> PipelineConfig:
+    """Return a configuration with settings applied on top, as `load` takes them.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, or a value breaks a rule.
+    """
+    return validate(applied(config.model_dump(mode="json"), settings))
+
+
+def applied(tree: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Return a tree of plain values with settings applied on top, as `load` takes them.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, or a value is not YAML.
+    """
+    changed: dict[str, Any] = copy.deepcopy(dict(tree))
     for setting in settings:
-        _apply(tree, setting)
-    return validate(tree)
+        _apply(changed, setting)
+    return changed
 
 
 def validate(tree: Any) -> PipelineConfig:

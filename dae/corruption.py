@@ -43,7 +43,7 @@ def corrupt_sets(images: ImageSets, config: NoiseConfig) -> NoisySets:
     )
 
 
-def freeze(images: ImageSet, config: NoiseConfig, split: str) -> NoisySet:
+def freeze(images: ImageSet, config: NoiseConfig, split: str, parent: Path | None = None) -> NoisySet:
     """Store one draw of noise over a set, or find it stored already.
 
     Parameters
@@ -52,6 +52,8 @@ def freeze(images: ImageSet, config: NoiseConfig, split: str) -> NoisySet:
     config : NoiseConfig
     split : str
         Name of the stream the noise is drawn from.
+    parent : Path, optional
+        Where it is stored, by default in the cache.
 
     Returns
     -------
@@ -59,8 +61,8 @@ def freeze(images: ImageSet, config: NoiseConfig, split: str) -> NoisySet:
     """
     pixels = {"images": images.sha256, "shape": [images.count, *images.shape]}
     digest = config_sha256({"layout": LAYOUT, **pixels, "noise": _law(config), "split": split})
-    target = store.cache() / "noisy" / digest[:16]
-    if not target.is_dir():
+    target = (parent or store.cache() / "noisy") / digest[:16]
+    if not store.found(target):
         with store.publish(target) as draft:
             sha256 = _write(images, config, split, draft)
             store.write_text(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dae import rng, store
+from dae import splits, store
 from dae.config import DataConfig, config_sha256
 from dae.pixels import Block, DataError, images_per_block
 from dae.records import ImageSet, ImageSets
@@ -27,17 +27,19 @@ LAYOUT = 1
 """Version of what a folder holds; a change makes ingest start anew."""
 
 
-def ingest(config: DataConfig) -> ImageSets:
+def ingest(config: DataConfig, parent: Path | None = None) -> ImageSets:
     """Read, check, split and store the images of a source, or find them stored already.
 
     Parameters
     ----------
     config : DataConfig
+    parent : Path, optional
+        Where they are stored, by default in the cache.
 
     Returns
     -------
     ImageSets
-        In a folder of the cache named after the bytes of the source and the configuration.
+        In a folder named after the bytes of the source and the configuration.
 
     Raises
     ------
@@ -45,18 +47,13 @@ def ingest(config: DataConfig) -> ImageSets:
         If a file breaks a rule, or more is held out than there is. Nothing is left behind.
     """
     source = open_source(config)
-    digest = config_sha256(
-        {
-            "layout": LAYOUT,
-            "files": [[store.file_sha256(file) for file in files] for files in (source.files, source.test_files)],
-            "config": config.model_dump(mode="json", exclude={"source", "test_source"}),
-        }
-    )
-    target = store.cache() / "images" / digest[:16]
-    found = target.is_dir()
+    digest = _digest(source, config)
+    target = (parent or _parent()) / digest[:16]
+    found = store.found(target)
     if not found:
         with store.publish(target) as draft:
-            manifest = {"source": source.name, "digest": digest} | _write_splits(source, config, draft)
+            name = source.name if config.also is None else f"{source.name} and {Path(config.also).name}"
+            manifest = {"source": name, "digest": digest} | _write_splits(source, config, draft)
             store.write_text(draft / "manifest.json", json.dumps(manifest, indent=2))
     images = _read_manifest(target)
     counts = [f"{getattr(images, name).count:,} {name}" for name in ("train", "validation", "test")]
@@ -65,6 +62,41 @@ def ingest(config: DataConfig) -> ImageSets:
         "ingest: %s, %s images of %s, %s", images.source, " + ".join(counts), size, "found" if found else "stored"
     )
     return images
+
+
+def digest_of(config: DataConfig) -> str:
+    """Return the digest `ingest` gives the images of a configuration, without reading more than the bytes of their files."""
+    return _digest(open_source(config), config)
+
+
+def stored(digest: str) -> ImageSets | None:
+    """Return the images of a digest if they are in the cache, whatever has become of their source.
+
+    Raises
+    ------
+    DataError
+        If they are damaged.
+    """
+    target = _parent() / digest[:16]
+    return _read_manifest(target) if store.found(target) else None
+
+
+def store_all(part: Part, name: str, target: Path) -> ImageSet:
+    """Store all the images of a part as one set, in a new folder.
+
+    Raises
+    ------
+    DataError
+        If an image breaks a rule, or there is none, when `name` is named.
+    """
+    with store.publish(target) as draft:
+        shape, groups = _append(part, draft / "all.raw", None, name)
+        images = _mapped(draft / "all.raw", (len(groups), *shape))
+        sha256 = str(_write(draft / "all.npy", images, np.arange(len(groups)))["sha256"])
+        (draft / "all.raw").unlink()
+    height, width, channels = shape
+    path = str(target / "all.npy")
+    return ImageSet(path=path, sha256=sha256, count=len(groups), height=height, width=width, channels=channels)
 
 
 def read(images: ImageSet, rows: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
@@ -90,54 +122,54 @@ def blocks(count: int, shape: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
         yield block, slice(start, min(start + size, count))
 
 
+def _parent() -> Path:
+    return store.cache() / "images"
+
+
+def _digest(source: Source, config: DataConfig) -> str:
+    """Return the digest of the files' bytes and the configuration; what is added counts only where it is asked for."""
+    added = () if source.also is None else (source.also.files,)
+    return config_sha256(
+        {
+            "layout": LAYOUT,
+            "files": [[store.file_sha256(file) for file in each] for each in (source.files, source.test_files, *added)],
+            "config": config.model_dump(mode="json", exclude={"source", "test_source", "also"}),
+        }
+    )
+
+
 def _write_splits(source: Source, config: DataConfig, folder: Path) -> dict[str, object]:
-    pool, groups = _gather(source.train, folder / "pool.raw", config.limit, config.source)
-    splits = {name: (pool, rows) for name, rows in _split(source, config, groups).items()}
+    pool, groups = _pool(source, config, folder / "pool.raw")
+    drawn = {name: (pool, rows) for name, rows in splits.draw(source, config, groups).items()}
     if source.test is not None:
-        test, _ = _gather(source.test, folder / "test.raw", config.test_limit, config.test_source or config.source)
-        shape, expected = test().shape, pool().shape[1:]
-        if shape[1:] != expected:
-            raise DataError(config.source, f"test images must be {expected} as the training images are", f"{shape[1:]}")
-        splits["test"] = (test, np.arange(shape[0]))
+        name = config.test_source or config.source
+        shape, rows = _append(source.test, folder / "test.raw", config.test_limit, name)
+        if shape != (expected := pool().shape[1:]):
+            raise DataError(config.source, f"test images must be {expected} as the training images are", f"{shape}")
+        drawn["test"] = (_mapped(folder / "test.raw", (len(rows), *shape)), np.arange(len(rows)))
     manifest: dict[str, object] = {
-        name: _write(folder / f"{name}.npy", images, rows) for name, (images, rows) in splits.items()
+        name: _write(folder / f"{name}.npy", images, rows) for name, (images, rows) in drawn.items()
     }
     for raw in folder.glob("*.raw"):
         raw.unlink()
     return manifest | ({"validation": manifest["test"]} if config.validation == "test" else {})
 
 
-def _split(source: Source, config: DataConfig, groups: NDArray[np.intp]) -> dict[str, NDArray[np.intp]]:
-    """Return the rows of each split that is drawn from the training images, and of those that are left to train on."""
-    wanted: dict[str, int | float] = {}
-    if config.validation != "test":
-        wanted["validation"] = config.validation
-    if source.test is None:
-        share = config.test or config.validation
-        if share == "test":
-            rule = "with data.validation = test, a source without test images needs data.test"
-            raise DataError(config.source, rule, "none")
-        if config.test_limit is not None:
-            raise DataError(config.source, "data.test_limit is for a source with test images of its own", "none")
-        wanted["test"] = share
-    elif config.test is not None:
-        raise DataError(
-            config.source, "data.test is for a source without test images of its own", f"data.test = {config.test}"
-        )
-    splits: dict[str, NDArray[np.intp]] = {}
-    left = np.arange(len(groups))
-    for name, share in wanted.items():
-        splits[name] = _hold_out(left, groups, share, config.seed, name, config.source)
-        left = np.setdiff1d(left, splits[name])
-    return splits | {"train": left}
+def _pool(source: Source, config: DataConfig, raw: Path) -> tuple[Mapped, NDArray[np.intp]]:
+    """Gather the images that splits are drawn from: those of the source, then those that are added, in groups of their own."""
+    shape, groups = _append(source.train, raw, config.limit, config.source)
+    if source.also is not None:
+        _, added = _append(source.also.part(shape), raw, None, str(config.also))
+        groups = np.concatenate([groups, groups.max() + 1 + added])
+    return _mapped(raw, (len(groups), *shape)), groups
 
 
-def _gather(part: Part, raw: Path, limit: int | None, name: str) -> tuple[Mapped, NDArray[np.intp]]:
-    """Copy a part's images to a raw file; return what maps them, and the number of the group each belongs to."""
+def _append(part: Part, raw: Path, limit: int | None, name: str) -> tuple[tuple[int, ...], NDArray[np.intp]]:
+    """Copy a part's images to the end of a raw file; return their shape, and the number of the group each belongs to."""
     shape: tuple[int, ...] = ()
     groups: list[NDArray[np.intp]] = []
     count = 0
-    with raw.open("wb") as file:
+    with raw.open("ab") as file:
         for number, block in enumerate(part.blocks()):
             kept = block[: None if limit is None else limit - count]
             shape = kept.shape[1:]
@@ -148,22 +180,11 @@ def _gather(part: Part, raw: Path, limit: int | None, name: str) -> tuple[Mapped
                 break
     if count == 0:
         raise DataError(name, "must hold at least one image", "none")
-    return partial(np.memmap, raw, np.uint8, "r", shape=(count, *shape)), np.concatenate(groups)
+    return shape, np.concatenate(groups)
 
 
-def _hold_out(
-    rows: NDArray[np.intp], groups: NDArray[np.intp], wanted: int | float, seed: int, name: str, source: str
-) -> NDArray[np.intp]:
-    """Draw whole groups until at least `wanted` rows are held out; at least one group must remain."""
-    count = wanted if isinstance(wanted, int) else max(1, round(wanted * len(groups)))
-    present = np.unique(groups[rows])
-    drawn = rng.stream(seed, "split", name).permutation(present)
-    sizes = np.cumsum(np.bincount(groups[rows], minlength=int(groups.max()) + 1)[drawn])
-    needed = int(np.searchsorted(sizes, count)) + 1
-    if needed >= len(present):
-        rule = f"data.{name} = {wanted} must leave images (of other files, where they are cut) to train on"
-        raise DataError(source, rule, f"{len(rows)} images to draw from")
-    return rows[np.isin(groups[rows], drawn[:needed])]
+def _mapped(raw: Path, shape: tuple[int, ...]) -> Mapped:
+    return partial(np.memmap, raw, np.uint8, "r", shape=shape)
 
 
 def _write(path: Path, images: Mapped, rows: NDArray[np.intp]) -> dict[str, object]:

@@ -104,6 +104,15 @@ def measure(
     return PerImage(np.concatenate(kinds), mse, ssim, mse_nothing, ssim_nothing, seconds)
 
 
+def errors(denoise: Denoiser, noisy: NoisySet) -> Values:
+    """Return the mean squared error of every image of a set, shape ``(N,)``."""
+    found = []
+    for _, rows in data.blocks(noisy.clean.count, noisy.clean.shape):
+        damaged, clean, _ = corruption.read_block(noisy, rows)
+        found.append(metrics.mse(denoise(damaged), clean))
+    return np.concatenate(found)
+
+
 def joined(parts: Sequence[PerImage]) -> PerImage:
     """Return the scores of several groups of images as one."""
     names = ("kinds", "mse", "ssim", "mse_nothing", "ssim_nothing")

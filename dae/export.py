@@ -55,37 +55,27 @@ def export_model(reference: str, path: Path, *, overwrite: bool = False, toleran
     Parameters
     ----------
     reference : str
-        A ``.keras`` file, or what `registry.locate` takes.
+        A ``.keras`` file, or what `models.locate` takes.
     path, overwrite, tolerance
         As `to_onnx` has them.
 
     Raises
     ------
     ExportError
-        As `to_onnx` does, and if `reference` names a ``.keras`` file that cannot be read.
-    RegistryError
-        If MLflow holds no such model.
+        As `to_onnx` does.
+    ModelError
+        If there is no such model, or it cannot be read.
     """
     _require(path, overwrite=overwrite)
     backend.import_keras()
-    if reference.endswith(".keras"):
-        return to_onnx(_load(Path(reference)), path, overwrite=overwrite, tolerance=tolerance)
-    from dae import past_runs, registry
+    from dae import models, past_runs
 
-    found = registry.locate(reference)
+    opened = models.open_model(reference)
+    if (found := opened.located) is None:
+        return to_onnx(opened.model, path, overwrite=overwrite, tolerance=tolerance)
     shape = past_runs.image_shape(found.run_id)
     about = {"model": found.uri, "run_id": found.run_id, "git_commit": past_runs.git_commit(found.run_id)}
-    model = registry.load_model(found.uri)
-    return to_onnx(model, path, size=shape and shape[:2], about=about, overwrite=overwrite, tolerance=tolerance)
-
-
-def _load(path: Path) -> Any:
-    import keras
-
-    try:
-        return keras.saving.load_model(path, safe_mode=True, compile=False)
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path}: must be a model saved by Keras; found {error}") from error
+    return to_onnx(opened.model, path, size=shape and shape[:2], about=about, overwrite=overwrite, tolerance=tolerance)
 
 
 def to_onnx(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dae.pixels import Block, DataError, as_uint8, images_per_block
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+UNFINISHED = (".part", ".tmp")
 MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I;16L": "I;16", "I": "I;16", "RGB": "RGB", "P": "RGB"}
 
 
@@ -22,10 +23,27 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     DataError
         If there is none.
     """
-    files = tuple(sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()))
+    files = _images(folder)
     if not files:
         raise DataError(folder, "must hold PNG, JPEG or TIFF images", "none")
     return files
+
+
+def finished_files(folder: Path) -> tuple[Path, ...]:
+    """Return the image files below a folder that new ones are put into, sorted by path; none if there is none.
+
+    A file is left out while it is being written, which its name says: it, or that of a folder it lies in, begins with a dot
+    or ends in ``.part`` or ``.tmp``.
+    """
+    return tuple(file for file in _images(folder) if not any(map(_unfinished, file.relative_to(folder).parts)))
+
+
+def _images(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()))
+
+
+def _unfinished(name: str) -> bool:
+    return name.startswith(".") or name.lower().endswith(UNFINISHED)
 
 
 def read_image(path: Path) -> NDArray[np.generic]:
@@ -103,15 +121,23 @@ def cut(image: Block, patch: int, path: Path) -> Block:
     return grid.swapaxes(1, 2).reshape(-1, patch, patch, channels)
 
 
-def blocks(files: tuple[Path, ...], patch: int | None) -> Iterator[Block]:
+def blocks(files: tuple[Path, ...], patch: int | None, shape: tuple[int, ...] | None = None) -> Iterator[Block]:
     """Yield the images of a folder in blocks; with `patch`, one block of patches a file.
+
+    Parameters
+    ----------
+    files : tuple of Path
+    patch : int, optional
+        Side of a patch in pixels.
+    shape : tuple of int, optional
+        ``(H, W, C)`` that every image or patch must have; by default that of the first.
 
     Raises
     ------
     DataError
-        On an unreadable image, or one of another size or number of channels than the first.
+        On an unreadable image, or one of another size or number of channels.
     """
-    first: tuple[int, ...] | None = None
+    first = shape
     gathered: list[Block] = []
     for path in files:
         image = as_uint8(path, read_image(path)[None])[0]
@@ -119,8 +145,8 @@ def blocks(files: tuple[Path, ...], patch: int | None) -> Iterator[Block]:
         first = first or made.shape[1:]
         if made.shape[1:] != first:
             cure = ", or be cut by data.patch" if patch is None and made.shape[3] == first[2] else ""
-            rule = f"must be {_size(first)} as {files[0].name} is{cure}"
-            raise DataError(path, rule, _size(made.shape[1:]))
+            rule = f"must be {size(first)}" + ("" if shape else f" as {files[0].name} is{cure}")
+            raise DataError(path, rule, size(made.shape[1:]))
         if patch is not None:
             yield made
             continue
@@ -132,5 +158,12 @@ def blocks(files: tuple[Path, ...], patch: int | None) -> Iterator[Block]:
         yield np.concatenate(gathered)
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def size(shape: tuple[int, ...]) -> str:
+    """Return a shape ``(H, W, C)`` in words.
+
+    Examples
+    --------
+    >>> size((28, 28, 1))
+    '28x28 with 1 channel'
+    """
     return f"{shape[0]}x{shape[1]} with {shape[2]} channel{'s' if shape[2] > 1 else ''}"

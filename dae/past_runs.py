@@ -10,9 +10,13 @@ from mlflow.exceptions import MlflowException
 
 from dae import config_files, tracking
 from dae.config import PipelineConfig
+from dae.records import ImageSets, NoisySets
 from dae.tracking import TrackingError
+from dae.verdicts import PipelineResult
 
 RUN_ID_LENGTH = 32
+RESULT = "result.json"
+"""What a training run ended with, as `dae.verdicts.PipelineResult`."""
 
 
 def resumable(run_id: str) -> PipelineConfig:
@@ -60,11 +64,63 @@ def flow_run_of(run_id: str) -> str | None:
     return flow_run_id
 
 
+def of_flow_run(flow_run_id: str) -> str | None:
+    """Return the id of the run that a flow run worked on; None if it made none."""
+    client = tracking.connect()
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    wanted = (
+        f"tags.`{tracking.FLOW_RUN}` = '{flow_run_id}' and tags.config_digest != ''"  # a check for staleness has none
+    )
+    found = client.search_runs(experiments, wanted) if experiments else []
+    return str(found[0].info.run_id) if found else None
+
+
+def log_result(result: PipelineResult) -> None:
+    """Log what a training run ends with. A score of no images is NaN, which pydantic's own JSON would make null."""
+    tracking.log_text(result.run_id, json.dumps(result.model_dump(mode="json"), indent=2), RESULT)
+
+
+def result_of(run_id: str) -> PipelineResult:
+    """Return what a training run ended with.
+
+    Raises
+    ------
+    TrackingError
+        If it has not come to its end, or there is no such run.
+    """
+    client = tracking.connect()
+    tracking.get_run(client, run_id)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            text = Path(client.download_artifacts(run_id, RESULT, folder)).read_text(encoding="utf-8")
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"run {run_id} holds no {RESULT}: {error}") from error
+    return PipelineResult.model_validate_json(text)
+
+
 def image_shape(run_id: str) -> tuple[int, int, int] | None:
     """Return the shape ``(H, W, C)`` of the images of a run; None if it had none yet."""
     inputs = tracking.get_run(tracking.connect(), run_id).inputs.dataset_inputs
     height, width, channels = json.loads(inputs[0].dataset.profile)["shape"] if inputs else (0, 0, 0)
     return (height, width, channels) if inputs else None
+
+
+def require_same_images(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
+    """Refuse images, or noise on them, other than those a run worked on.
+
+    Raises
+    ------
+    TrackingError
+        Naming both digests.
+    """
+    tags = tracking.get_run(tracking.connect(), run_id).data.tags
+    found = {"data_digest": images.digest} | {
+        f"noise_digest.{name}": getattr(noisy, name).sha256 for name in ("validation", "test")
+    }
+    for key, digest in found.items():
+        if tags.get(key) not in (None, digest):
+            what = "images" if key == "data_digest" else "noise"
+            raise TrackingError(f"run {run_id} had {what} of {key} {tags[key]}; {images.source} now gives {digest}")
 
 
 def git_commit(run_id: str) -> str:

@@ -2,13 +2,77 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.metadata
+import json
 import os
 import platform
+import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 BACKEND_PACKAGES = {"tensorflow": ("tensorflow-cpu", "tensorflow"), "jax": ("jax", "jaxlib")}
+
+
+ACTOR = ("DAE_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN")
+
+
+def actor() -> str:
+    """Return who does this: what ``$DAE_ACTOR`` or a CI system says, else the user and the machine."""
+    for name in ACTOR:
+        if said := os.environ.get(name, "").strip():
+            return said
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def process() -> str:
+    """Return this process so that no other is ever taken for it: where it runs, its number, and when it began, as JSON."""
+    return json.dumps({**_where(), "pid": os.getpid(), "began": _began(os.getpid())})
+
+
+def runs(told: str) -> bool | None:
+    """Tell whether a process that `process` told of runs; None if it cannot be seen from here, or nothing was told."""
+    try:
+        said = json.loads(told)
+        pid, began = int(said.pop("pid")), float(said.pop("began"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if said != _where():
+        return None
+    now = _began(pid)
+    return now is not None and abs(now - began) < 1
+
+
+def _where() -> dict[str, str]:
+    """Return what tells apart the places that number processes: machines, their starts, containers of one name."""
+    found = {"host": socket.gethostname()}
+    with suppress(OSError):
+        found["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        found["namespace"] = str(Path("/proc/self/ns/pid").readlink())
+    return found
+
+
+def _began(pid: int) -> float | None:
+    """Return when a process began; None if there is none, or it has ended and nobody has asked for its exit code yet.
+
+    In seconds since the machine started, where it says so: a clock that is set changes nothing.
+    """
+    import psutil
+
+    with suppress(psutil.Error):
+        found = psutil.Process(pid)
+        if found.status() == psutil.STATUS_ZOMBIE:
+            return None
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return float(found.create_time())
+    return None
 
 
 def git_tags() -> dict[str, str]:
@@ -40,7 +104,7 @@ def model_requirements() -> list[str]:
     import keras
 
     pins = []
-    for name in (*BACKEND_PACKAGES.get(keras.config.backend(), ()), "keras", "numpy"):
+    for name in (*BACKEND_PACKAGES.get(keras.config.backend(), ()), "keras", "numpy", "pillow", "imagecodecs"):
         try:
             pins.append(f"{name}=={importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:

@@ -84,6 +84,27 @@ class NoisySets(Frozen):
     test: NoisySet
 
 
+class TrainedOn(Frozen):
+    """What a model was trained on, stored with it, so that it can be told when other images are put to it.
+
+    Attributes
+    ----------
+    image_shape : tuple of int
+        ``(H, W, C)`` of the training images.
+    noise_sigma : tuple of float
+        Lowest and highest standard deviation of the noise, as estimated from the frozen noisy validation images.
+    intensity : tuple of float
+        Lowest and highest intensity of the clean images, in [0, 1].
+    unclipped : bool
+        Whether the noise leaves [0, 1], which that of an image file never does.
+    """
+
+    image_shape: tuple[int, int, int]
+    noise_sigma: tuple[float, float]
+    intensity: tuple[float, float]
+    unclipped: bool = False
+
+
 class TrainedModel(Frozen):
     """The model that was logged, by its exact URI, and how its training went."""
 
@@ -122,48 +143,3 @@ class Scores(Frozen):
     validation: SplitScores
     test: SplitScores
     images_per_second: float
-
-
-class Check(Frozen):
-    """One question the gate asked: `value` had to be at most `limit`, which came from `source`."""
-
-    name: str
-    value: float | None
-    limit: float | None
-    source: str
-    passed: bool
-    reason: str
-
-
-class Verdict(Frozen):
-    """The gate's answer, with every check it rests on."""
-
-    promoted: bool
-    checks: tuple[Check, ...]
-    reasons: tuple[str, ...]
-
-    @property
-    def word(self) -> str:
-        """``promoted`` or ``refused``, the word used in tags, tables and messages."""
-        return "promoted" if self.promoted else "refused"
-
-
-class ModelVersion(Frozen):
-    """The registry entry made of a trained model."""
-
-    name: str
-    version: str
-    model_uri: str
-    verdict: Verdict
-    aliases: tuple[str, ...]
-
-
-class PipelineResult(Frozen):
-    """What a flow run ends with."""
-
-    run_id: str
-    run_name: str
-    model: TrainedModel
-    scores: Scores
-    version: ModelVersion
-    seconds: dict[str, float]

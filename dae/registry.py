@@ -1,173 +1,53 @@
-"""Models in MLflow: logged and loaded by URI, registered as versions, and one of them named by an alias as live."""
+"""The registry: models as versions, each tagged with what it is, and aliases that name the champion and its challenger."""
 
 from __future__ import annotations
 
-import io
-import warnings
-from contextlib import redirect_stdout
-from dataclasses import dataclass
-from pathlib import Path
+import functools
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from mlflow.exceptions import MlflowException
 
-from dae import past_runs, provenance, tracking
-from dae.config import PipelineConfig, TrackingConfig
-from dae.records import ModelVersion, NoisySets, Scores, TrainedModel, Verdict
+from dae import models, recording, tracking
+from dae.config import PipelineConfig
+from dae.records import NoisySets, Scores, TrainedModel
+from dae.verdicts import Candidate
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
+PENDING = "pending"
+ABSENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+"""How MLflow says that there is no such alias, or no such model or version. Whatever else it says is an error."""
+ATTEMPTS, PAUSE = 8, 0.05
 
 
 class RegistryError(RuntimeError):
     """The registry does not hold what was written to it, or what was asked for."""
 
 
-@dataclass(frozen=True)
-class Located:
-    """A stored model: its URI, the run that made it, and name and version if it was found as a version."""
-
-    uri: str
-    run_id: str
-    name: str | None = None
-    version: str | None = None
-
-
-def log_model(run_id: str, model: Any, example: np.ndarray, name: str) -> tuple[str, str]:
-    """Log a Keras model with its signature and an input example; return its id and its URI ``models:/m-...``."""
-    import mlflow
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    # Unnamed on purpose: a named input would reach Keras as a dictionary.
-    schema = Schema(
-        [TensorSpec(np.dtype("float32"), tuple(-1 if size is None else size for size in model.input_shape))]
-    )
-    # A model belongs to the experiment that is active, whatever experiment its run is in.
-    mlflow.set_experiment(experiment_id=tracking.connect().get_run(run_id).info.experiment_id)
-    with (
-        warnings.catch_warnings(),
-        redirect_stdout(io.StringIO()),
-    ):  # MLflow tries the model, which draws a progress bar
-        warnings.simplefilter("ignore")
-        info = Model.log(
-            None,
-            _KerasFlavor,
-            name=name,
-            run_id=run_id,
-            model=model,
-            signature=ModelSignature(inputs=schema, outputs=schema),
-            input_example=example,
-            pip_requirements=provenance.model_requirements(),
-        )
-    return str(info.model_id), str(info.model_uri)
-
-
-class _KerasFlavor:
-    """MLflow's ``keras`` flavor, which runs on any backend, for models with an input example.
-
-    MLflow 3.17 stores the example in a folder it has not made yet.
-    """
-
-    __name__ = "mlflow.keras"
-
-    @staticmethod
-    def save_model(path: str, **kwargs: Any) -> None:
-        import mlflow.keras
-
-        Path(path).mkdir(parents=True, exist_ok=True)
-        mlflow.keras.save_model(path=path, **kwargs)
-
-
-def load_model(model_uri: str) -> Any:
-    """Return the Keras model stored under a URI, whatever backend it was trained on."""
-    import keras
-    import mlflow.artifacts
-
-    tracking.connect()
-    folder = Path(mlflow.artifacts.download_artifacts(model_uri))
-    return keras.saving.load_model(folder / "data" / "model.keras", safe_mode=True, compile=False)
-
-
-def locate(reference: str, name: str = TrackingConfig().model_name) -> Located:
-    """Return where a model lies.
-
-    Parameters
-    ----------
-    reference : str
-        ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/m-ID``, a version number, or a run's id.
-    name : str
-        Registered model that a version number is one of.
-
-    Raises
-    ------
-    RegistryError
-        If there is no such model, or no run logged it.
-    """
-    client = tracking.connect()
-    path = reference.removeprefix("models:/")
-    try:
-        if reference.isdecimal() and len(reference) < past_runs.RUN_ID_LENGTH:
-            return _located(client.get_model_version(name, reference))
-        if path == reference:
-            return _of_run(client.get_run(reference.removeprefix("runs:/").partition("/")[0]))
-        if "@" in path:
-            return _located(client.get_model_version_by_alias(*path.rsplit("@", 1)))
-        if "/" in path:
-            return _located(client.get_model_version(*path.rsplit("/", 1)))
-        found = client.get_logged_model(path)
-    except MlflowException as error:
-        raise RegistryError(f"no model {reference} at {tracking.store_uri()}: {error.message}") from error
-    return Located(f"models:/{path}", _run_of(found, reference))
-
-
-def _located(version: Any) -> Located:
-    uri = f"models:/{version.name}/{version.version}"
-    return Located(uri, _run_of(version, uri), version.name, str(version.version))
-
-
-def _run_of(model: Any, reference: str) -> str:
-    run_id: str | None = getattr(model, "source_run_id", None) or getattr(model, "run_id", None)
-    if not run_id:
-        raise RegistryError(f"{reference}: must have been logged by a run, and was not")
-    return run_id
-
-
-def _of_run(run: Any) -> Located:
-    """Return the model a run logged: the last one, where it was resumed after logging."""
-    logged = run.outputs.model_outputs if run.outputs else []
-    if not logged:
-        raise RegistryError(f"run {run.info.run_id} holds no model: it is {run.info.status}")
-    return Located(f"models:/{logged[-1].model_id}", run.info.run_id)
-
-
 def register(
-    config: PipelineConfig, model: TrainedModel, scores: Scores, verdict: Verdict, data_digest: str, noisy: NoisySets
-) -> ModelVersion:
-    """Make exactly the model that was scored a version, and the champion if the verdict says so.
+    config: PipelineConfig, model: TrainedModel, scores: Scores, data_digest: str, noisy: NoisySets
+) -> Candidate:
+    """Make exactly the model that was scored a version, not judged yet, and the challenger.
 
     Raises
     ------
     RegistryError
-        If the scores belong to another model, or the alias does not read back as it was set.
+        If the scores belong to another model.
     """
     if scores.model_uri != model.model_uri:
         raise RegistryError(f"the scores must be those of {model.model_uri}, received those of {scores.model_uri}")
     client = tracking.connect()
     name = config.tracking.model_name
-    tags = _tags(config, model, scores, verdict, data_digest, noisy)
+    tags = _tags(config, model, scores, data_digest, noisy)
     _ensure_model(name)
+    _supersede(name, model.run_id)
     created = client.create_model_version(name, model.model_uri, model.run_id, tags=tags, model_id=model.model_id)
-    version = str(created.version)
-    if verdict.promoted:
-        client.set_registered_model_alias(name, CHAMPION, version)
-        if champion(name) != version:
-            raise RegistryError(
-                f"alias {CHAMPION} of {name} must read back as version {version}, found {champion(name)}"
-            )
-    aliases = tuple(client.get_model_version(name, version).aliases)
-    tracking.set_tags(model.run_id, {"verdict": verdict.word, "model_version": version})
-    return ModelVersion(name=name, version=version, model_uri=model.model_uri, verdict=verdict, aliases=aliases)
+    candidate = Candidate(name=name, version=str(created.version), run_id=model.run_id, model_uri=model.model_uri)
+    tracking.set_tags(model.run_id, {"model_version": candidate.version})
+    point(name, CHALLENGER, candidate.version)
+    return candidate
 
 
 def _ensure_model(name: str) -> None:
@@ -178,28 +58,156 @@ def _ensure_model(name: str) -> None:
             raise
 
 
-def champion(name: str) -> str | None:
-    """Return the version the champion alias names; None if the model or the alias does not exist."""
+def alias(name: str, which: str) -> str | None:
+    """Return the version an alias names; None if the model or the alias does not exist.
+
+    Raises
+    ------
+    MlflowException
+        If the registry cannot be read, which is something else.
+    """
     try:
-        return str(tracking.connect().get_model_version_by_alias(name, CHAMPION).version)
+        return str(tracking.connect().get_model_version_by_alias(name, which).version)
     except MlflowException as error:
-        if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+        if error.error_code in ABSENT:
             return None
         raise
 
 
+def champion(name: str) -> str | None:
+    """Return the version that is live; None if there is none."""
+    return alias(name, CHAMPION)
+
+
+def point(name: str, which: str, version: str | None) -> None:
+    """Move an alias to a version, or remove it, and confirm by reading back.
+
+    Raises
+    ------
+    RegistryError
+        If it does not read back as it was set, though set again and again.
+    """
+    client = tracking.connect()
+    for attempt in range(ATTEMPTS):
+        if version is None:
+            retried(lambda: client.delete_registered_model_alias(name, which))
+        else:
+            retried(lambda: client.set_registered_model_alias(name, which, version))
+        if alias(name, which) == version:
+            return
+        time.sleep(PAUSE * (attempt + 1))
+    raise RegistryError(f"alias {which} of {name} must read back as version {version}, found {alias(name, which)}")
+
+
+def retried(write: Callable[[], object]) -> None:
+    """Write something that can be written twice; of two processes that write it at once the store refuses one."""
+    for attempt in range(ATTEMPTS):
+        try:
+            write()
+        except MlflowException as error:
+            if error.error_code in ABSENT or attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(PAUSE * (attempt + 1))
+        else:
+            return
+
+
+def version(name: str, number: str) -> Any:
+    """Return a version as MLflow has it, aliases and tags included.
+
+    Raises
+    ------
+    RegistryError
+        If there is none of this number.
+    """
+    if not number.isdecimal():
+        raise RegistryError(f"a version of {name} is a whole number, received {number}")
+    try:
+        return tracking.connect().get_model_version(name, number)
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+        raise RegistryError(f"{name} has no version {number} at {tracking.store_uri()}") from error
+
+
+def exists(name: str, number: str) -> bool:
+    """Tell whether there is such a version."""
+    try:
+        version(name, number)
+    except RegistryError:
+        return False
+    return True
+
+
+def candidate(name: str, number: str) -> Candidate:
+    """Return a version as a candidate for promotion.
+
+    Raises
+    ------
+    RegistryError
+        If there is none of this number, or no run made it.
+    """
+    found = version(name, number)
+    if not found.run_id:
+        raise RegistryError(f"version {number} of {name} must have been made by a run, and was not")
+    return Candidate(name=name, version=str(found.version), run_id=found.run_id, model_uri=found.source)
+
+
+def versions(name: str) -> list[Any]:
+    """Return every version, the newest first; none if there is no such model."""
+    found: list[Any] = []
+    token: str | None = ""
+    while token is not None:
+        page = tracking.connect().search_model_versions(
+            f"name='{name}'", order_by=["version_number DESC"], page_token=token or None
+        )
+        found += page
+        token = page.token or None
+    return found
+
+
+def aliases(name: str) -> dict[str, str]:
+    """Return the version each alias names; none if there is no such model."""
+    try:
+        found = tracking.connect().get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return {}
+        raise
+    return {which: str(number) for which, number in found.items()}
+
+
+def tag(name: str, number: str, tags: Mapping[str, str | None], description: str | None = None) -> None:
+    """Set tags of a version, or remove those that are None, and set its description."""
+    client = tracking.connect()
+    for key, value in tags.items():
+        if value is None:
+            client.delete_model_version_tag(name, number, key)
+        else:
+            retried(functools.partial(client.set_model_version_tag, name, number, key, value))
+    if description is not None:
+        client.update_model_version(name, number, description)
+
+
+def _supersede(name: str, run_id: str) -> None:
+    """Say of versions of a run that were never judged that a later one takes their place: the run was resumed."""
+    for found in versions(name):
+        if found.run_id == run_id and found.tags.get("verdict") == PENDING:
+            tag(name, str(found.version), {"verdict": "superseded", "verdict_reasons": "the run was resumed"})
+
+
 def _tags(
-    config: PipelineConfig, model: TrainedModel, scores: Scores, verdict: Verdict, data_digest: str, noisy: NoisySets
+    config: PipelineConfig, model: TrainedModel, scores: Scores, data_digest: str, noisy: NoisySets
 ) -> dict[str, str]:
     run = tracking.connect().get_run(model.run_id)
-    figures = tracking.split_metrics("val", scores.validation) | tracking.split_metrics("test", scores.test)
+    figures = recording.split_metrics("val", scores.validation) | recording.split_metrics("test", scores.test)
     return {
-        "verdict": verdict.word,
-        "verdict_reasons": "; ".join(verdict.reasons)[:5000],
+        "verdict": PENDING,
         "config_digest": config.digest,
         "data_digest": data_digest,
         "noise_digest.validation": noisy.validation.sha256,
         "noise_digest.test": noisy.test.sha256,
+        "model_sha256": models.recorded_sha256(model.model_id),
         "git_commit": run.data.tags.get("git_commit", "unknown"),
         "git_dirty": run.data.tags.get("git_dirty", "unknown"),
     } | {key: repr(value) for key, value in figures.items() if "mse" in key}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dae.records import ModelVersion, Scores
+from dae.config import GateConfig
+from dae.records import Scores
+from dae.verdicts import Candidate, ModelVersion, Verdict
 
 Row = tuple[str, ...]
 HEADER: Row = ("noise", "images", "MSE", "MSE, nothing done", "PSNR", "SSIM", "test MSE")
@@ -19,6 +21,11 @@ def label(kind: str) -> str:
     'salt and pepper'
     """
     return kind.replace("_", " ")
+
+
+def mse(value: float | None) -> str:
+    """Return a mean squared error with five digits, ``-`` where there is none."""
+    return "-" if value is None else f"{value:.5f}"
 
 
 def rows(scores: Scores) -> Iterator[Row]:
@@ -41,17 +48,42 @@ def rows(scores: Scores) -> Iterator[Row]:
 
 
 def headline(version: ModelVersion) -> str:
-    """Return the verdict in one sentence."""
-    if version.verdict.promoted:
-        return f"Promoted: {version.name} version {version.version} is the champion."
-    return f"Refused: {version.name} version {version.version} is registered, and the champion stays as it was."
+    """Return the outcome in one sentence."""
+    decision, named = version.decision, f"{version.name} version {version.version}"
+    if decision.dry_run:
+        return f"Dry run: {named} would be {decision.event}; no alias was moved."
+    if decision.event == "forced":
+        return (
+            f"FORCED by {decision.who}: {named} is the champion, though the gate refused it. Reason: {decision.reason}"
+        )
+    if decision.promoted:
+        return f"Promoted: {named} is the champion."
+    stays = f"Refused: {named} is registered, and the champion stays as it was."
+    return f"{stays} The gate lets it pass, but: {decision.reason}." if decision.verdict.promoted else stays
+
+
+def checks(verdict: Verdict) -> list[tuple[bool, str]]:
+    """Return each check as whether it passed and its reason, and reasons that belong to none."""
+    made = [(check.passed, check.reason) for check in verdict.checks]
+    return made + [(False, reason) for reason in verdict.reasons if (False, reason) not in made]
+
+
+def question(candidate: Candidate, verdict: Verdict, policy: GateConfig) -> str:
+    """Return, as Markdown, what a person is asked before a version is promoted."""
+    against = f" in place of version {verdict.champion}" if verdict.champion else ""
+    lead = f"May {candidate.name} version {candidate.version} become the champion{against}?"
+    forced = [] if verdict.promoted else ["", f"The gate refuses it; it would be **forced**: {policy.force}"]
+    return "\n".join([lead, *forced, "", *_bullets(verdict)])
+
+
+def _bullets(verdict: Verdict) -> list[str]:
+    return [f"- {'passed' if passed else '**failed**'}: {reason}" for passed, reason in checks(verdict)]
 
 
 def markdown(version: ModelVersion, scores: Scores) -> str:
-    """Return the verdict, its checks and the scores as Markdown."""
-    checks = [f"- {'passed' if check.passed else '**failed**'}: {check.reason}" for check in version.verdict.checks]
-    reasons = [] if version.verdict.checks else [f"- **failed**: {reason}" for reason in version.verdict.reasons]
-    return "\n".join([f"# {headline(version)}", "", *checks, *reasons, "", table([HEADER, *rows(scores)]), ""])
+    """Return the outcome, the checks and the scores as Markdown."""
+    parts = [f"# {headline(version)}", "", *_bullets(version.verdict), "", table([HEADER, *rows(scores)]), ""]
+    return "\n".join(parts)
 
 
 def table(rows: Sequence[Row]) -> str:

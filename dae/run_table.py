@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from dae import tracking
+from dae import ledger, report, tracking
 
 COLUMNS = {
     "tags.mlflow.runName": "name",
@@ -29,7 +29,9 @@ def runs(experiment: str | None = None) -> pd.DataFrame:
     ``val_mse_<kind>_nothing``; what a run does not have is missing.
     """
     experiments = tracking.connect().search_experiments()
-    ids = [each.experiment_id for each in experiments if experiment in (None, each.name)]
+    aside = {ledger.LEDGER_TAG, tracking.CHECKS}
+    wanted = [each for each in experiments if experiment in (None, each.name) and not aside & each.tags.keys()]
+    ids = [each.experiment_id for each in wanted]
     found = mlflow.search_runs(ids, order_by=["attributes.start_time DESC"]) if ids else pd.DataFrame()
     if not isinstance(found, pd.DataFrame) or found.empty:
         return pd.DataFrame()
@@ -62,11 +64,7 @@ def rows(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:
             record["status"].lower(),
             record["verdict"] or "-",
             record["model_version"] or "-",
-            _mse(record["best_val_mse"]),
-            _mse(record["test_mse"]),
+            report.mse(record["best_val_mse"]),
+            report.mse(record["test_mse"]),
             "-" if record["seconds"] is None else f"{record['seconds']:.0f}",
         )
-
-
-def _mse(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5f}"

@@ -11,7 +11,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -37,14 +37,23 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Addition:
+    """Images that are added to those of a source: their files, and their part given the shape they must have."""
+
+    files: tuple[Path, ...]
+    part: Callable[[tuple[int, ...]], Part]
+
+
+@dataclass(frozen=True)
 class Source:
-    """An opened source: its name, the files whose bytes identify it, its parts, and the files of a test source."""
+    """An opened source: its name, the files whose bytes identify it, its parts, the files of a test source, what is added."""
 
     name: str
     files: tuple[Path, ...]
     train: Part
     test: Part | None = None
     test_files: tuple[Path, ...] = ()
+    also: Addition | None = None
 
 
 def open_source(config: DataConfig) -> Source:
@@ -56,17 +65,42 @@ def open_source(config: DataConfig) -> Source:
         If the source does not exist, has a suffix no reader takes, or is the bundled file damaged.
     """
     source = _open(config.source, config, "data.source")
-    if config.test_source is None:
-        return source
-    test = _open(config.test_source, config, "data.test_source")
-    return Source(source.name, source.files, source.train, test.train, test.files)
+    if config.test_source is not None:
+        test = _open(config.test_source, config, "data.test_source")
+        source = replace(source, test=test.train, test_files=test.files)
+    return source if config.also is None else replace(source, also=_addition(config.also, config))
+
+
+def _addition(spec: str, config: DataConfig) -> Addition:
+    """Open what is added to a source: a folder, which new images may be put into meanwhile, or whatever a source may be."""
+    path = store.located(spec)
+    if not path.is_dir():
+        opened = _open(spec, config, "data.also")
+        return Addition(opened.files, partial(_of_shape, opened.train, spec))
+    files = folder.finished_files(path)
+    if not files:
+        raise DataError(path, "data.also must hold PNG, JPEG or TIFF images", "none")
+    patch = config.patch
+    return Addition(files, lambda shape: Part(lambda: folder.blocks(files, patch, shape), patch is not None))
+
+
+def _of_shape(part: Part, spec: str, shape: tuple[int, ...]) -> Part:
+    """Return a part that refuses images of another shape."""
+
+    def blocks() -> Iterator[Block]:
+        for block in part.blocks():
+            if block.shape[1:] != shape:
+                rule = f"data.also must hold images of {folder.size(shape)}"
+                raise DataError(spec, rule, folder.size(block.shape[1:]))
+            yield block
+
+    return replace(part, blocks=blocks)
 
 
 def _open(spec: str, config: DataConfig, field: str) -> Source:
     if spec in NAMED:
         return NAMED[spec](config.patch)
-    path = Path(spec).expanduser()
-    path = path if path.is_absolute() else store.home() / path
+    path = store.located(spec)
     if path.is_dir():
         files = folder.image_files(path)
         return Source(path.name, files, Part(lambda: folder.blocks(files, config.patch), config.patch is not None))

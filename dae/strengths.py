@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dae import data, figures, inference, metrics, past_runs, registry, rng, tracking
+from dae import data, figures, inference, metrics, models, past_runs, rng, tracking
 from dae.config import ConfigError, NoiseConfig, PipelineConfig
 from dae.inference import Denoiser
 from dae.metrics import Values
@@ -39,7 +39,7 @@ def compare(uris: Sequence[str], split: str, count: int) -> tuple[pd.DataFrame, 
     Parameters
     ----------
     uris : sequence of str
-        As `registry.locate` takes them, such as ``models:/dae@champion``; the models of runs of this pipeline.
+        As `models.locate` takes them, such as ``models:/dae@champion``; the models of runs of this pipeline.
     split : {"validation", "test"}
     count : int
         Use only the first images.
@@ -53,18 +53,18 @@ def compare(uris: Sequence[str], split: str, count: int) -> tuple[pd.DataFrame, 
 
     Raises
     ------
-    RegistryError, TrackingError
+    ModelError, TrackingError
         If there is no such model, or it has no configuration.
     ConfigError
         If the models do not have the same held-out images: one may have been trained on another's.
     """
-    models = {uri.removeprefix("models:/"): registry.locate(uri) for uri in uris}
-    runs = {name: model.run_id for name, model in models.items()}
+    found = {uri.removeprefix("models:/"): models.locate(uri) for uri in uris}
+    runs = {name: model.run_id for name, model in found.items()}
     configs = {name: past_runs.config_of(run) for name, run in runs.items()}
     images = same_images(configs, split)
-    denoisers = {name: inference.denoiser(registry.load_model(model.uri)) for name, model in models.items()}
+    denoisers = {name: inference.denoiser(models.load(model.uri)) for name, model in found.items()}
     trained = {name: strengths_of(config.noise) for name, config in configs.items()}
-    first = next(iter(models))
+    first = next(iter(found))
     logger.info("strengths: %s on %d %s images", ", ".join(configs), min(count, images.count), split)
     table = sweep(denoisers, images, configs[first].noise, split, count)
     points = zip(table["kind"], table["strength"], strict=True)

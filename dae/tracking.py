@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import math
 import os
 import socket
 import time
@@ -17,19 +15,23 @@ from urllib.parse import urlsplit
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import ExclusiveFileLock
 
 from dae import config_files, provenance, store
 from dae.config import PipelineConfig
-from dae.records import ImageSet, ImageSets, NoisySet, NoisySets, Scores, SplitScores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 FLOW_RUN = "prefect.flow_run_id"
+PROCESS = "dae.process"
+ENDED_BECAUSE = ("error", "closed_because")
+"""Tags of a run that failed, and of one that was found with nothing working on it."""
+CHECKS = "dae.checks"
+"""On an experiment whose runs train nothing, so that they are no rows of the table of runs."""
 logger = logging.getLogger(__name__)
 
 
@@ -77,14 +79,24 @@ def _local_folder(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
 
 
-def experiment_id(client: MlflowClient, name: str) -> str:
-    """Return the id of an experiment, made if missing; with a local store its artifacts lie beside the database."""
+def experiment_id(client: MlflowClient, name: str, tags: dict[str, str] | None = None) -> str:
+    """Return the id of an experiment, made if missing."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
+    try:
+        return create_experiment(client, name, tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return experiment_id(client, name)
+
+
+def create_experiment(client: MlflowClient, name: str, tags: dict[str, str] | None = None) -> str:
+    """Make an experiment and return its id; with a local store its artifacts lie beside the database."""
     folder = _local_folder(store_uri())
     location = (folder / "artifacts" / name).as_uri() if folder else None
-    return str(client.create_experiment(name, artifact_location=location))
+    return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
 
 @contextmanager
@@ -97,10 +109,12 @@ def run(config: PipelineConfig, flow_run_id: str) -> Iterator[str]:
         If the run to resume does not exist, has finished, or had another configuration.
     """
     client = connect()
-    run_id = _resumed(client, config) if config.tracking.resume else _started(client, config)
-    client.set_tag(run_id, FLOW_RUN, flow_run_id)
+    tags = {FLOW_RUN: flow_run_id, PROCESS: provenance.process()}
+    run_id = _resumed(client, config, tags) if config.tracking.resume else _started(client, config, tags)
     logger.info("run: %s", run_id)
     try:
+        if not config.tracking.resume:
+            _describe(run_id, config)
         yield run_id
     except Exception as error:
         logger.info("run: failed; once mended, go on with: dae train --resume %s", run_id)
@@ -114,31 +128,50 @@ def run(config: PipelineConfig, flow_run_id: str) -> Iterator[str]:
     client.set_terminated(run_id, "FINISHED")
 
 
-def _started(client: MlflowClient, config: PipelineConfig) -> str:
-    tags = {
-        "config_digest": config.digest,
-        "mlflow.source.name": "dae train",
-        "mlflow.source.type": "LOCAL",
-    } | provenance.git_tags()
+def _started(client: MlflowClient, config: PipelineConfig, own: dict[str, str]) -> str:
+    """Open a new run; what tells who works on it is there from the first moment, for the sweeper."""
+    tags = (
+        own
+        | {
+            "config_digest": config.digest,
+            "mlflow.source.name": "dae train",
+            "mlflow.source.type": "LOCAL",
+        }
+        | provenance.git_tags()
+    )
     tags["mlflow.source.git.commit"] = tags["git_commit"]
     created = client.create_run(experiment_id(client, config.tracking.experiment), tags=tags, run_name=config.run_name)
-    run_id = str(created.info.run_id)
+    return str(created.info.run_id)
+
+
+def _describe(run_id: str, config: PipelineConfig) -> None:
+    """Log what the run is made from."""
+    client = MlflowClient()
     log_params(run_id, {key: str(value) for key, value in config.flat().items()})
     client.log_text(run_id, config_files.dump(config), "config.yaml")
     client.log_text(run_id, provenance.requirements(), "environment/requirements.txt")
     client.log_dict(run_id, provenance.machine(), "environment/machine.json")
-    return run_id
 
 
-def _resumed(client: MlflowClient, config: PipelineConfig) -> str:
+def _resumed(client: MlflowClient, config: PipelineConfig, own: dict[str, str]) -> str:
     run_id = str(config.tracking.resume)
     found = unfinished(client, run_id)
     if found.data.tags.get("config_digest") != config.digest:
         raise TrackingError(f"tracking.resume: run {run_id} had another configuration; resume it under its own")
+    set_tags(run_id, own)  # before it runs, or a sweep would take it for the one that ended
     client.update_run(run_id, status="RUNNING")
-    if "error" in found.data.tags:
-        client.delete_tag(run_id, "error")
+    for tag in ENDED_BECAUSE:
+        if tag in found.data.tags:
+            client.delete_tag(run_id, tag)
     return run_id
+
+
+def page(run_id: str) -> str:
+    """Return the address of a run's page, or, without a server, the run's id and where its store lies."""
+    uri = store_uri()
+    if not uri.startswith(("http://", "https://")):
+        return f"run {run_id} at {uri}"
+    return f"{uri.rstrip('/')}/#/experiments/{get_run(connect(), run_id).info.experiment_id}/runs/{run_id}"
 
 
 def get_run(client: MlflowClient, run_id: str) -> Any:
@@ -156,65 +189,19 @@ def get_run(client: MlflowClient, run_id: str) -> Any:
 
 
 def unfinished(client: MlflowClient, run_id: str) -> Any:
-    """Return a run that has not finished.
+    """Return a run that has not finished, and that nothing works on as far as can be seen from here.
 
     Raises
     ------
     TrackingError
-        If there is none of this id, or it has.
+        If there is none of this id, it has finished, or its process lives.
     """
     found = get_run(client, run_id)
     if found.info.status == "FINISHED":
         raise TrackingError(f"only an unfinished run is resumed; run {run_id} is FINISHED")
+    if found.info.status == "RUNNING" and provenance.runs(found.data.tags.get(PROCESS, "")):
+        raise TrackingError(f"only a run that has stopped is resumed; run {run_id} is RUNNING, and its process lives")
     return found
-
-
-def log_inputs(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
-    """Log the image sets as inputs of a run. MLflow keeps 36 characters of a digest: the first 32, and all 64 as a tag.
-
-    Raises
-    ------
-    TrackingError
-        If a run that goes on had other images before.
-    """
-    inputs = [_input(images.source, "train", images.train, noisy.train)]
-    inputs += [
-        _input(images.source, name, getattr(noisy, name).clean, getattr(noisy, name)) for name in ("validation", "test")
-    ]
-    client = connect()
-    known = client.get_run(run_id).data.tags.get("data_digest")
-    if known not in (None, images.digest):
-        raise TrackingError(
-            f"run {run_id} had images of digest {known}; those now in {images.source} have {images.digest}"
-        )
-    if known is None:
-        client.log_inputs(run_id, inputs)
-    client.set_tag(run_id, "data_digest", images.digest)
-    for name in ("validation", "test"):
-        client.set_tag(run_id, f"noise_digest.{name}", getattr(noisy, name).sha256)
-
-
-def _input(source: str, context: str, clean: ImageSet, noisy: NoisySet | None) -> DatasetInput:
-    digest = noisy.sha256 if noisy else clean.sha256
-    tags = {
-        "mlflow.data.context": context,
-        "clean_sha256": clean.sha256,
-        "noise": noisy.sha256 if noisy else "fresh every epoch",
-    }
-    dataset = Dataset(
-        name=f"{source}-{context}",
-        digest=digest[:32],
-        source_type="local",
-        source=json.dumps({"uri": Path(clean.path).as_uri()}),
-        schema=json.dumps({"mlflow_tensorspec": {"features": _tensor(clean), "targets": _tensor(clean)}}),
-        profile=json.dumps({"num_images": clean.count, "shape": clean.shape, "sha256": digest}),
-    )
-    return DatasetInput(dataset=dataset, tags=[InputTag(key, value) for key, value in tags.items()])
-
-
-def _tensor(images: ImageSet) -> str:
-    shape = [-1, *images.shape]
-    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": shape}}])
 
 
 def log_epoch(run_id: str, epoch: int, row: Mapping[str, float]) -> None:
@@ -250,29 +237,3 @@ def log_figure(run_id: str, figure: Figure, name: str) -> None:
 def log_text(run_id: str, text: str, name: str) -> None:
     """Store a text file under a name."""
     MlflowClient().log_text(run_id, text, name)
-
-
-def log_scores(run_id: str, scores: Scores) -> None:
-    """Log every score as a metric, those of kinds that did not occur left out, and all of them as ``scores.json``."""
-    named = split_metrics("val", scores.validation) | split_metrics("test", scores.test)
-    values = {name: value for name, value in named.items() if math.isfinite(value)}
-    log_metrics(run_id, values | {"images_per_second": scores.images_per_second})
-    MlflowClient().log_text(run_id, scores.model_dump_json(indent=2), "scores.json")
-
-
-def split_metrics(prefix: str, scores: SplitScores) -> dict[str, float]:
-    """Return a split's scores under the names the runs have them: ``test_mse``, ``val_mse_poisson_nothing`` and so on.
-
-    The pooled validation MSE of the logged model is ``best_val_mse``: plain ``val_mse`` is the curve over the epochs.
-    """
-    groups = {"": scores.pooled, "_nothing": scores.pooled_nothing}
-    groups |= {f"_{kind}": quality for kind, quality in scores.per_kind.items()}
-    groups |= {f"_{kind}_nothing": quality for kind, quality in scores.per_kind_nothing.items()}
-    named = {
-        f"{prefix}_{measure}{suffix}": getattr(quality, measure)
-        for suffix, quality in groups.items()
-        for measure in ("mse", "psnr", "ssim")
-    }
-    if prefix == "val":
-        named["best_val_mse"] = named.pop("val_mse")
-    return named

@@ -12,11 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from dae import architectures, corruption, data, provenance
+from dae import architectures, corruption, evaluation, provenance
 from dae.checkpoint import Checkpoint, History
 from dae.config import PipelineConfig, TrainConfig
 from dae.inference import denoiser
-from dae.metrics import mse
 from dae.noise import Images
 from dae.pixels import images_per_block
 from dae.records import ImageSets, NoisySet, NoisySets
@@ -120,12 +119,7 @@ def _learning_rate(config: TrainConfig, steps: int) -> Any:
 
 def validation_mse(model: keras.Model, noisy: NoisySet) -> float:
     """Return the pooled MSE over a frozen set, from predictions, in float64."""
-    denoise = denoiser(model)
-    total = 0.0
-    for _, rows in data.blocks(noisy.clean.count, noisy.clean.shape):
-        damaged, clean, _ = corruption.read_block(noisy, rows)
-        total += float(mse(denoise(damaged), clean).sum())
-    return total / noisy.clean.count
+    return float(evaluation.errors(denoiser(model), noisy).mean())
 
 
 class EndOfEpoch(keras.callbacks.Callback):

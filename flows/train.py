@@ -1,4 +1,4 @@
-"""The training flow: ingest, corrupt, train, evaluate, register."""
+"""The training flow: ingest, corrupt, train, evaluate, register, promote."""
 
 from __future__ import annotations
 
@@ -15,20 +15,31 @@ from prefect.states import Crashed
 
 from dae import backend, past_runs, store, tracking
 from dae.config import PipelineConfig
-from dae.records import PipelineResult
+from dae.verdicts import PipelineResult
+from flows import approval, limits, outcome
 from tasks.corrupt import corrupt
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
+from tasks.promote import promote
 from tasks.register import register
 from tasks.train import train
 
 
-@flow(name="train-denoiser", flow_run_name="{config.run_name}", validate_parameters=True)
+@flow(
+    name="train-denoiser",
+    flow_run_name="{config.run_name}",
+    validate_parameters=True,
+    timeout_seconds=limits.timeout_seconds(),
+)
 def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:  # noqa: B008  (frozen)
     """Train a denoiser and promote it if the gate lets it pass.
 
-    One flow run is one MLflow run of the same name; each is tagged with the other's id, and their final states agree.
+    One flow run is one MLflow run of the same name; each is tagged with the other's id, and their final states agree. A
+    run that the gate refuses ends as completed, under the name ``Refused``.
     """
+    if (state := limits.superseded()) is not None:
+        return state  # type: ignore[return-value]  # Prefect takes it for how the run ended
+    limits.require_time(config.gate.approval_hours)
     backend.configure()
     seconds: dict[str, float] = {}
     if config.tracking.resume:
@@ -42,12 +53,18 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
         seconds["train"] = model.seconds
         with _clock(seconds, "evaluate"):
             scores = evaluate(model, noisy)
-        version = register(config, images, noisy, model, scores)
+        with _clock(seconds, "register"):
+            candidate = register(config, images, noisy, model, scores)
+        answer, trial = approval.asked(candidate, scores, noisy, config.gate)
+        with _clock(seconds, "promote"):
+            version = promote(candidate, scores, noisy, config.gate, answer, trial)
         tracking.log_metrics(run_id, {f"seconds_{stage}": value for stage, value in seconds.items()})
+        result = PipelineResult(
+            run_id=run_id, run_name=config.run_name, model=model, scores=scores, version=version, seconds=seconds
+        )
+        past_runs.log_result(result)
         store.discard("checkpoints", run_id)
-    return PipelineResult(
-        run_id=run_id, run_name=config.run_name, model=model, scores=scores, version=version, seconds=seconds
-    )
+    return outcome.ended(result)
 
 
 def _close(flow_run_id: str | None) -> None:
@@ -71,4 +88,5 @@ def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    backend.configure()  # before Prefect starts a server
     train_denoiser()

@@ -5,14 +5,15 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dae import corruption, tracking
+from dae import corruption, recording
 from dae.config import PipelineConfig
 from dae.records import ImageSets, NoisySets
+from tasks.retries import RETRIES
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, **RETRIES)
 def corrupt(config: PipelineConfig, images: ImageSets, run_id: str) -> NoisySets:
     """Draw the noise, or find it drawn, and log what the run works on."""
     noisy = corruption.corrupt_sets(images, config.noise)
-    tracking.log_inputs(run_id, images, noisy)
+    recording.log_inputs(run_id, images, noisy)
     return noisy

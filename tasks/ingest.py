@@ -8,11 +8,16 @@ from prefect.cache_policies import NO_CACHE
 from dae import data
 from dae.config import PipelineConfig
 from dae.records import ImageSets
+from tasks.retries import RETRIES
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, **RETRIES)
 def ingest(config: PipelineConfig) -> ImageSets:
-    """Store the images, or find them stored, and refuse a shape the network cannot take before anything long starts."""
+    """Store the images, or find them stored, and refuse what could not be used in the end before anything long starts."""
+    if config.gate.beat_baselines:
+        from dae import baselines
+
+        baselines.require(config.gate.beat_baselines, config)
     images = data.ingest(config.data)
     config.model.require(images.train.shape)
     return images

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dae import corruption, registry, store, tracking
+from dae import corruption, model_logging, noise_level, store, tracking
 from dae.config import PipelineConfig
 from dae.records import ImageSets, NoisySets, TrainedModel
+from tasks.retries import RETRIES
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, **RETRIES)
 def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: str) -> TrainedModel:
     """Train, or go on where this run was interrupted, and log the model that validated best."""
     from dae import figures, training
@@ -30,7 +31,8 @@ def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: s
     seconds = time.perf_counter() - started
     tracking.log_figure(run_id, figures.loss_curves(history, config.gate.max_val_mse), "loss_curves")
     example = corruption.read_block(noisy.validation, slice(2))[0]
-    model_id, model_uri = registry.log_model(run_id, model, example, config.tracking.model_name)
+    trained_on = noise_level.trained_on(noisy.validation)
+    model_id, model_uri = model_logging.log(run_id, model, example, config.tracking.model_name, trained_on)
     values = [row["val_mse"] for row in history]
     return TrainedModel(
         run_id=run_id,

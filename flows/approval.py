@@ -1,0 +1,94 @@
+"""A person's approval: the flow run pauses, shows the verdict, and goes on with the answer."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from concurrent.futures import Future
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import Abort, FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Running
+
+from dae import provenance, report
+from dae.config import GateConfig
+from dae.records import NoisySets, Scores
+from dae.verdicts import Answer, Candidate, Outcome, Trial
+from tasks.judge import judge
+
+POLL_SECONDS = 5
+logger = logging.getLogger("dae.approval")
+
+
+class Approval(RunInput):
+    """What a person is asked."""
+
+    approve: bool
+    who: str = ""
+    comment: str = ""
+
+
+def asked(
+    candidate: Candidate, scores: Scores, noisy: NoisySets, policy: GateConfig
+) -> tuple[Answer | None, Trial | None]:
+    """Judge a version and wait until a person says whether it may be promoted; None where nothing is asked.
+
+    Nobody is asked about a version that is refused anyway, or in a dry run.
+
+    Raises
+    ------
+    Abort
+        If the flow run was cancelled while it waited.
+    """
+    if policy.approval_hours is None or policy.dry_run:
+        return None, None
+    verdict, trial = judge(candidate, scores, noisy, policy)
+    if not (verdict.promoted or policy.force):
+        return None, trial
+    question = report.question(candidate, verdict, policy)
+    logger.info("approve: %s", question)
+    logger.info(
+        "approve: waiting for %g hours; answer in Prefect's UI, or with:\n  PREFECT_API_URL=%s dae approve %s --yes",
+        policy.approval_hours,
+        PREFECT_API_URL.value(),
+        flow_run.id,
+    )
+    said = _wait(question, max(1, round(policy.approval_hours * 3600)))
+    event: Outcome = "promoted" if verdict.promoted else "forced"
+    if said is None:
+        return Answer(approved=None, who=provenance.actor(), event=event, champion=verdict.champion), trial
+    who = said.who or "somebody unnamed"
+    return Answer(approved=said.approve, who=who, comment=said.comment, event=event, champion=verdict.champion), trial
+
+
+def _wait(question: str, seconds: int) -> Approval | None:
+    """Return the answer; None if there was none in time. Prefect's own wait does not see that the run is cancelled."""
+    form = Approval.with_initial_data(approve=False, description=question)
+    future: Future[Approval] = Future()
+
+    def pause() -> None:
+        try:
+            future.set_result(pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=POLL_SECONDS))
+        except BaseException as error:  # noqa: BLE001  (raised where it is waited for)
+            future.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(pause,), daemon=True).start()
+    run_id = UUID(str(flow_run.id))
+    with get_client(sync_client=True) as client:
+        while True:
+            try:
+                return future.result(timeout=POLL_SECONDS)
+            except FlowPauseTimeout:
+                # One that stays paused would end as failed, which a refusal is not.
+                client.set_flow_run_state(run_id, Running(), force=True)
+                return None
+            except TimeoutError:
+                state = client.read_flow_run(run_id).state
+                if state is not None and (state.is_cancelled() or state.is_cancelling()):
+                    raise Abort("the flow run was cancelled while it waited for approval") from None

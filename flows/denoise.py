@@ -1,0 +1,85 @@
+"""The denoising flow: a folder of images through a model, in batches; what is done is not done again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+if __name__ == "__main__":
+    from dae import backend
+
+    backend.configure(terminal=True)  # before Prefect is imported: the terminal is for one summary
+
+from prefect import flow, unmapped
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from dae import backend, file_plan, models
+from dae.denoising import CHAMPION
+from dae.records import Frozen
+from tasks.denoise import denoise
+
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
+"""One reads and writes while the other one's images are in the model, which takes them one after the other."""
+
+
+class FilesNotRestored(RuntimeError):  # noqa: N818  (an outcome of the flow, told by its name)
+    """Some files could not be restored; the message names each, and all the others are done."""
+
+
+class DenoisedFolder(Frozen):
+    """How many files were restored, how many had been before, and by which model."""
+
+    model: str
+    restored: int
+    skipped: int
+
+
+@flow(name="denoise-folder", flow_run_name="{folder}", task_runner=RUNNER)
+def denoise_folder(
+    folder: Path,
+    output: Path,
+    model: str = CHAMPION,
+    batch: Annotated[int, Field(ge=1)] = 16,
+    overwrite: bool = False,
+) -> DenoisedFolder:
+    """Restore the images of a folder and of those below it.
+
+    Stopped at any point, it goes on where it was: every finished file has a record in `output`, under ``.dae/``. A file is done
+    again when it has changed; what another model made is left unless `overwrite` is given.
+
+    Raises
+    ------
+    FilesNotRestored
+        At the end, naming every file that could not be restored.
+    """
+    backend.configure()
+    reference = models.resolve(model)
+    jobs = file_plan.plan([str(folder)], output)
+    batches = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
+    futures = denoise.map(batches, unmapped(output), unmapped(reference), unmapped(overwrite))
+    outcomes = [outcome for future in futures for outcome in future.result()]
+    if errors := [outcome.error for outcome in outcomes if outcome.error]:
+        raise FilesNotRestored(f"{len(errors)} of {len(jobs)} files were not restored:\n" + "\n".join(errors))
+    skipped = Counter(outcome.skipped for outcome in outcomes)
+    return DenoisedFolder(model=reference, restored=skipped[False], skipped=skipped[True])
+
+
+def main(folder: Path, output: Path, model: str = CHAMPION, batch: int = 16, overwrite: bool = False) -> None:
+    """Restore the images of a folder; what was restored before is not restored again."""
+    import typer
+
+    try:
+        done = denoise_folder(folder, output, model, batch, overwrite)
+    except (FilesNotRestored, file_plan.PlanError, models.ModelError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, file_plan.PlanError) else 1) from error
+    files = f"{done.restored} file{'' if done.restored == 1 else 's'}"
+    typer.echo(f"{files} restored with {done.model}, {done.skipped} done before.")
+
+
+if __name__ == "__main__":
+    import typer
+
+    typer.run(main)

@@ -1,0 +1,39 @@
+"""The promotion flow: a version that was trained before meets the gate as a new one does."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from dae import backend, census, past_runs, registry, tracking
+from dae.config import GateConfig, TrackingConfig
+from dae.records import Frozen
+from dae.verdicts import PromotionResult
+from flows import approval, outcome
+from tasks.promote import promote
+from tasks.score import score
+
+KEPT_HOURS = 24
+"""So long the run that is judged is kept from ``dae gc``, beside the time a person has to approve."""
+
+
+class PromotionRequest(Frozen):
+    """Which version is to be promoted; `gate` None: under the policy of the run that made it."""
+
+    version: str
+    model_name: str = TrackingConfig().model_name
+    gate: GateConfig | None = None
+
+
+@flow(name="promote-denoiser", flow_run_name="{request.model_name}-{request.version}", validate_parameters=True)
+def promote_version(request: PromotionRequest) -> PromotionResult:
+    """Score a registered version and the champion on the same noisy images, judge, and promote it if it may be."""
+    backend.configure()
+    tracking.connect()
+    candidate = registry.candidate(request.model_name, request.version)
+    config = past_runs.config_of(candidate.run_id)
+    policy = request.gate or config.gate.without_switches()
+    census.keep(candidate.run_id, KEPT_HOURS + (policy.approval_hours or 0))
+    scores, noisy = score(candidate, config)
+    answer, trial = approval.asked(candidate, scores, noisy, policy)
+    version = promote(candidate, scores, noisy, policy, answer, trial)
+    return outcome.ended(PromotionResult(scores=scores, version=version))

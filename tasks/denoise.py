@@ -1,0 +1,42 @@
+"""Denoise: a batch of image files, those that are not done yet."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from dae import denoising, resumption
+from dae.denoising import Outcome
+from dae.file_plan import Job
+from dae.image_denoiser import ImageDenoiser
+
+logger = logging.getLogger("dae.denoise")  # of the library: its warnings reach server and terminal
+_loading = threading.Lock()
+
+
+@task(cache_policy=NO_CACHE)
+def denoise(jobs: tuple[Job, ...], output: Path, model: str, overwrite: bool) -> list[Outcome]:
+    """Restore files; a bad one is told in its outcome."""
+    outcomes = resumption.denoise_unfinished(jobs, output, model, functools.partial(_model, model), overwrite=overwrite)
+    for outcome in outcomes:
+        for warning in outcome.warnings:
+            logger.warning("%s: %s", outcome.input, warning)
+        if outcome.error:
+            get_run_logger().error(outcome.error)  # the flow says it again, for the terminal
+    return outcomes
+
+
+def _model(reference: str) -> ImageDenoiser:
+    with _loading:
+        return _loaded(reference)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(reference: str) -> ImageDenoiser:
+    """Return a model, loaded once for all the batches of a process."""
+    return denoising.load(reference)

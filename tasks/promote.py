@@ -1,0 +1,42 @@
+"""Promote: judge a version, and make it the champion if the gate, or a person, lets it pass."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from dae import promotion, registry, report
+from dae.config import GateConfig
+from dae.records import NoisySets, Scores
+from dae.verdicts import Answer, Candidate, ModelVersion, Trial
+
+
+@task(cache_policy=NO_CACHE)
+def promote(
+    candidate: Candidate,
+    scores: Scores,
+    noisy: NoisySets,
+    policy: GateConfig,
+    answer: Answer | None = None,
+    trial: Trial | None = None,
+) -> ModelVersion:
+    """Judge a version against the champion of this moment, decide, and show the verdict beside the run.
+
+    `trial` is what the version did when a person was asked; it is not tried again then.
+    """
+    from dae.evidence import Judge
+
+    judge = Judge(candidate, scores, noisy, policy, trial)
+    decision = promotion.decide(
+        candidate, judge, policy, trial=lambda: judge.trial, answer=answer, val_mse=scores.validation.pooled.mse
+    )
+    version = ModelVersion(
+        name=candidate.name,
+        version=candidate.version,
+        model_uri=candidate.model_uri,
+        decision=decision,
+        aliases=tuple(registry.version(candidate.name, candidate.version).aliases),
+    )
+    create_markdown_artifact(report.markdown(version, scores), key="verdict", description=report.headline(version))
+    return version
