@@ -3,17 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Processes the fast tests are spread over; each has a network library and a Prefect server of its own, about 2 GB.
+WORKERS ?= 2
 # A machine with an NVIDIA GPU gets TensorFlow with CUDA's libraries; GPU=0 or GPU=1 decides instead.
 GPU ?= $(shell test "$$(uname -sm)" = "Linux x86_64" && nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
 LOCK := requirements$(if $(filter 1,$(GPU)),-gpu).lock
 READY := $(VENV)/.ready-$(basename $(LOCK))
 JAX_TESTS := $(addprefix tests/test_,architectures.py backends.py flows.py inference.py precision.py provenance.py registry.py training.py)
+# Logs in to the services of make services, where the environment names no others.
+AS_CLIENT = set -a; test -n "$$PREFECT_API_URL" || ! test -f $(CLIENT) || . ./$(CLIENT);
+CLIENT := .services/client.env
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra dev pyproject.toml
 
-.PHONY: help setup train smoke test test-slow test-jax lint bench ui runs lock wheel clean
+.PHONY: help setup train smoke test test-slow test-jax integration packages lint bench ui runs services services-down deploy trigger lock wheel clean
 
 help:            ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: $(READY)  ## the virtual environment, without doing anything in it
 
@@ -34,13 +39,22 @@ smoke: $(READY)  ## the whole flow on 2,000 images, in under a minute
 	@$(BIN)/dae train --config configs/smoke.yaml $(ARGS)
 
 test: $(READY)   ## every test and every example in the docstrings, with branch coverage
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not integration" -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## the tests that take long
 	@$(BIN)/python -m pytest -m slow --no-cov $(ARGS)
 
 test-jax: $(READY) ## networks, training, scores and the flow on Keras's JAX backend, without TensorFlow
-	@KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not slow" --no-cov $(JAX_TESTS) $(ARGS)
+	@KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not slow and not integration" --no-cov $(JAX_TESTS) $(ARGS)
+
+integration: $(READY) ## the tests on real servers; make packages has what it needs
+	@$(BIN)/python -m pytest -m integration --no-cov tests/integration $(ARGS)
+
+packages:        ## Debian's packages for make services and make integration, those that are missing; as root
+	@for need in chromium:chromium initdb:postgresql; do \
+	  command -v "$${need%%:*}" >/dev/null || ls /usr/lib/postgresql/*/bin/"$${need%%:*}" >/dev/null 2>&1 || \
+	    { apt-get update -qq && apt-get install -qq --yes --no-install-recommends "$${need##*:}"; } || exit 1; \
+	done
 
 lint: $(READY)   ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -55,6 +69,18 @@ ui: $(READY)     ## MLflow's UI on the runs so far
 
 runs: $(READY)   ## the runs so far, as a table
 	@$(BIN)/dae runs $(ARGS)
+
+services: $(READY) ## PostgreSQL, MLflow, Prefect and a worker on this machine, for a team; needs Debian's package postgresql
+	@$(BIN)/dae services up
+
+services-down: $(READY) ## stop what make services started; what it keeps stays
+	@$(BIN)/dae services down
+
+deploy: $(READY) ## work pool, deployments, automations and limits, on the Prefect server
+	@$(AS_CLIENT) $(BIN)/dae deploy $(ARGS)
+
+trigger: $(READY) ## start a run of a deployment and follow it; ARGS="retrain --set train.epochs=5"
+	@$(AS_CLIENT) $(BIN)/dae trigger $(ARGS)
 
 lock:            ## compile requirements.lock and requirements-gpu.lock anew (needs uv)
 	$(COMPILE) --output-file requirements.lock

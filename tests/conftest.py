@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from dae import backend
+from dae import backend, gate
+from dae.config import GateConfig, ModelConfig, PipelineConfig, TrackingConfig
+from dae.records import ImageSet, NoisySet, NoisySets, Quality, Scores, SplitScores, TrainedModel
+from dae.verdicts import Candidate, Decision, Evidence, ModelVersion, PipelineResult
 
 backend.configure()  # before Keras, Prefect or MLflow is imported
 settings.register_profile("dae", deadline=None, derandomize=True)
@@ -59,6 +65,85 @@ def mlflow_store(home: Path, migrated: Path) -> Path:
     return Path(shutil.copy(migrated, home / "mlruns" / "mlflow.db"))
 
 
+@pytest.fixture(scope="session")
+def logged_once(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainedModel]:
+    """A database with one untrained model in it, and that model; its files stay where they are."""
+    import numpy as np
+
+    from dae import architectures, model_logging, tracking
+
+    folder = tmp_path_factory.mktemp("logged")
+    (folder / "mlruns").mkdir()
+    shutil.copy(migrated, folder / "mlruns" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAE_HOME", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with tracking.run(PipelineConfig(), "none") as run_id:
+            network = architectures.build(ModelConfig(width=4, deep_width=4), (8, 8, 1))
+            example = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+            model_id, uri = model_logging.log(run_id, network, example, "dae")
+    return folder / "mlruns" / "mlflow.db", TrainedModel(
+        run_id=run_id,
+        model_id=model_id,
+        model_uri=uri,
+        epochs=1,
+        best_epoch=1,
+        best_val_mse=0.1,
+        parameters=1,
+        seconds=1,
+    )
+
+
+@pytest.fixture
+def register_version(logged_once: tuple[Path, TrainedModel], mlflow_store: Path) -> Callable[..., Candidate]:
+    """A function that registers versions of one untrained model, with the scores it is told, in a new store."""
+    from dae import registry
+
+    database, trained = logged_once
+    shutil.copy(database, mlflow_store)
+    clean = ImageSet(path="clean.npy", sha256="c" * 64, count=2, height=8, width=8, channels=1)
+    drawn = NoisySet(clean=clean, path="noisy.npy", kinds_path="kinds.npy", kinds=("gaussian",), sha256="n" * 64)
+
+    def register(name: str = "dae", mse: float = 0.001, scored: str | None = None) -> Candidate:
+        quality = Quality(mse=mse, psnr=30.0, ssim=0.9, count=2)
+        kinds = {"gaussian": quality}
+        split = SplitScores(pooled=quality, pooled_nothing=quality, per_kind=kinds, per_kind_nothing=kinds)
+        scores = Scores(model_uri=scored or trained.model_uri, validation=split, test=split, images_per_second=1.0)
+        config = PipelineConfig(tracking=TrackingConfig(model_name=name))
+        sets = NoisySets(train=None, validation=drawn, test=drawn)
+        return registry.register(config, trained, scores, "d" * 64, sets)
+
+    return register
+
+
+@pytest.fixture
+def make_result() -> Callable[..., PipelineResult]:
+    """A function that makes what a training run ends with: the gate's verdict on the MSE it is told."""
+
+    def make(run_id: str = "0" * 32, mse: float = 0.002, **decided: Any) -> PipelineResult:
+        quality = Quality(mse=mse, psnr=27.0, ssim=0.9, count=100)
+        kinds = {"poisson": quality}
+        nothing = Quality(mse=0.04, psnr=14.0, ssim=0.4, count=100)
+        split = SplitScores(
+            pooled=quality, pooled_nothing=nothing, per_kind=kinds, per_kind_nothing={"poisson": nothing}
+        )
+        scores = Scores(model_uri="models:/m-1", validation=split, test=split, images_per_second=1.0)
+        verdict = gate.judge(Evidence(scores=scores), GateConfig(works=None, champion=None))
+        decision = Decision.model_validate({"event": verdict.word, "verdict": verdict, "who": "ada"} | decided)
+        model = {"run_id": run_id, "model_id": "m-1", "model_uri": "models:/m-1", "epochs": 1, "best_epoch": 1}
+        figures = {"best_val_mse": 0.1, "parameters": 1, "seconds": 1.0}
+        return PipelineResult(
+            run_id=run_id,
+            run_name="mnist-unet16",
+            model=TrainedModel.model_validate(model | figures),
+            scores=scores,
+            version=ModelVersion(name="dae", version="7", model_uri="models:/m-1", decision=decision, aliases=()),
+            seconds={"train": 1.0},
+        )
+
+    return make
+
+
 @pytest.fixture
 def unused_port() -> int:
     with socket.socket() as probe:
@@ -76,3 +161,32 @@ def wait_for_http() -> Callable[[str], str]:
         return urllib3.PoolManager().request("GET", url, retries=retries).data.decode()
 
     return read
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int], int]]:
+    """A function that starts a web server, which answers everything with one status, and returns its port."""
+    servers: list[HTTPServer] = []
+
+    def start(status: int) -> int:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def do_POST(self) -> None:
+                self.do_GET()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
+        return servers[-1].server_port
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -15,7 +15,14 @@ from dae.cli import app
 from dae.config import PipelineConfig
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
-TINY = ["data.limit=300", "data.validation=60", "data.test_limit=60", "train.epochs=1", "model.width=8"]
+TINY = [
+    "data.limit=300",
+    "data.validation=60",
+    "data.test_limit=60",
+    "train.epochs=1",
+    "model.width=8",
+    "gate.works=null",
+]
 
 
 def dae(*arguments: str) -> tuple[int, str, str]:
@@ -77,7 +84,7 @@ def test_train_exits_0_promoted_10_refused_1_error_and_runs_lists_them(tmp_path:
     assert code == 0
     assert "Promoted: dae-smoke version 1 is the champion." in out
 
-    code, out, _ = dae("train", "--config", str(SMOKE), *settings(*TINY, "gate.max_val_mse=null"))
+    code, out, _ = dae("train", "--config", str(SMOKE), *settings(*TINY, "gate.max_val_mse=null", "gate.champion=null"))
     assert code == 10
     assert "Refused: dae-smoke version 2" in out
     assert "nothing is promoted for nothing" in out.replace("\n", " ")

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dae import baselines as library
-from dae import registry, tracking, unet
+from dae import model_logging, tracking, unet
 from dae.cli import app
 
 TINY = "data.limit=300", "data.validation=60", "data.test_limit=60"
@@ -32,11 +32,12 @@ def logged_model(mlflow_store: Path) -> str:
     client = tracking.connect()
     run = client.create_run(tracking.experiment_id(client, "denoising"), run_name="untrained")
     model = unet.unet(1, 4, 4, 1, 1)
-    registry.log_model(run.info.run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae")
+    model_logging.log(run.info.run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae")
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
 
 
+@pytest.mark.slow
 def test_methods_stand_beside_a_model_and_are_runs(logged_model: str) -> None:
     code, out, err = baselines("--methods", "nothing,median", "--model", logged_model)
     assert code == 0, err

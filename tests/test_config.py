@@ -54,6 +54,7 @@ def test_the_schema_describes_every_section_and_closes_it() -> None:
         ("data", "source", [""]),
         ("data", "validation", [0, -1, 1.5, "train", math.nan, None]),
         ("data", "test", [0, -1, 1.5, "test"]),
+        ("data", "also", [""]),
         ("data", "limit", [0, -1]),
         ("data", "test_limit", [0]),
         ("data", "patch", [0, 7]),
@@ -142,6 +143,7 @@ def test_the_digest_covers_all_that_bears_on_the_result() -> None:
     variants = [
         PipelineConfig(),
         changed(data={"limit": 10}),
+        changed(data={"also": "more"}),
         changed(noise={"seed": 1}),
         changed(noise={"kinds": [{"kind": "gaussian"}]}),
         changed(noise={"kinds": [{"kind": "gaussian", "variance": {"low": 0.05, "high": 0.1}}]}),

@@ -113,9 +113,9 @@ def test_the_same_seed_draws_the_same_pixels_anew(home: Path) -> None:
 def test_a_second_corruption_finds_the_folders_and_writes_nothing(home: Path) -> None:
     sets = images(home)
     first = corruption.corrupt_sets(sets, noise())
-    before = {path: path.stat().st_mtime_ns for path in (home / ".dae" / "noisy").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (home / ".dae" / "noisy").rglob("*.*")}
     assert corruption.corrupt_sets(sets, noise()) == first
-    assert {path: path.stat().st_mtime_ns for path in (home / ".dae" / "noisy").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (home / ".dae" / "noisy").rglob("*.*")} == before
 
 
 @pytest.mark.parametrize(

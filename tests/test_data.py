@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dae import data, sources, store
-from dae.config import DataConfig
+from dae.config import DataConfig, PipelineConfig
 from dae.data import ingest
 from dae.pixels import Block, DataError, images_per_block
 from dae.records import ImageSet, ImageSets
@@ -173,9 +173,9 @@ def test_a_second_ingest_finds_the_folder_and_writes_nothing(home: Path) -> None
     source = stored(home)
     first = ingest(config(source))
     folder = Path(first.train.path).parent
-    before = {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert ingest(config(source)) == first
-    assert {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]} == before
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert left_in_cache(home) == [folder]
 
 
@@ -277,10 +277,11 @@ def test_an_interruption_in_the_middle_leaves_nothing_in_the_cache(home: Path, m
 # Folders
 
 
-def save_pictures(folder: Path, count: int, side: int) -> None:
+def save_pictures(folder: Path, count: int, side: int, first: int = 0) -> None:
     folder.mkdir()
     for number in range(count):
-        Image.fromarray(numbered(count, side=side)[number, ..., 0]).save(folder / f"{number:03}.png")
+        pixels = numbered(count, side=side)[number, ..., 0] + np.uint8(first)
+        Image.fromarray(pixels).save(folder / f"{number:03}.png")
 
 
 def test_a_folder_of_images_is_ingested_whole(home: Path) -> None:
@@ -309,6 +310,114 @@ def test_patches_of_a_single_file_cannot_be_split(home: Path) -> None:
     save_pictures(home / "scans", 1, 64)
     with pytest.raises(DataError, match=r"must leave images \(of other files, where they are cut\) to train on"):
         ingest(config(home / "scans", patch=8))
+    assert left_in_cache(home) == []
+
+
+# Images that are added
+
+
+def test_additional_images_follow_those_of_the_source_and_are_drawn_from_like_them(home: Path) -> None:
+    save_pictures(home / "more", 12, 8, first=100)
+    sets = ingest(config(stored(home), also="more", validation=20, test=10))
+    assert sets.source == "a and more"
+    assert sorted(itertools.chain(*(numbers(part) for part in splits(sets)))) == [*range(40), *range(100, 112)]
+    assert all(max(numbers(part)) >= 100 for part in splits(sets))
+
+
+def test_a_limit_cuts_the_sources_own_images_alone(home: Path) -> None:
+    save_pictures(home / "more", 12, 8, first=100)
+    sets = ingest(config(stored(home), also="more", limit=15))
+    assert sorted(itertools.chain(*(numbers(part) for part in splits(sets)))) == [*range(15), *range(100, 112)]
+
+
+def test_the_sources_own_test_images_stay_the_test_set_beside_additional_ones(home: Path) -> None:
+    save_pictures(home / "more", 12, 8, first=100)
+    np.savez(home / "a.npz", x_train=numbered(30), x_test=numbered(5) + np.uint8(200))
+    sets = ingest(config(home / "a.npz", also=str(home / "more"), validation="test"))
+    assert numbers(sets.train) == [*range(30), *range(100, 112)]
+    assert numbers(sets.test) == [200, 201, 202, 203, 204]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_additional_images_may_lie_in_an_array_file(home: Path, suffix: str) -> None:
+    more = numbered(12) + np.uint8(100)
+    (np.save if suffix == "npy" else np.savez)(home / f"more.{suffix}", more)
+    sets = ingest(config(stored(home), also=f"more.{suffix}"))
+    assert sorted(itertools.chain(*(numbers(part) for part in splits(sets)))) == [*range(40), *range(100, 112)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_additional_images_are_cut_like_those_of_the_source_and_their_patches_stay_together(
+    home: Path, seed: int
+) -> None:
+    save_pictures(home / "scans", 6, 16)
+    save_pictures(home / "more", 6, 24, first=100)
+    sets = ingest(config(home / "scans", also="more", patch=8, validation=20, test=0.2, seed=seed))
+    files = [set(numbers(part)) for part in splits(sets)]
+    assert sum(len(part) for part in files) == len(set.union(*files)) == 12
+    for part in splits(sets):
+        assert all(numbers(part).count(file) == (9 if file >= 100 else 4) for file in numbers(part))
+
+
+def test_files_that_are_being_written_are_not_added(home: Path) -> None:
+    save_pictures(home / "more", 3, 8, first=100)
+    before = ingest(config(stored(home), also="more")).digest
+    for name in (".a.png", "a.png.part", "a.png.tmp", ".upload/a.png", "upload.PART/a.png"):
+        (home / "more" / name).parent.mkdir(exist_ok=True)
+        (home / "more" / name).write_bytes(b"half an ima")
+    assert ingest(config(stored(home), also="more")).digest == before
+
+
+def test_additional_images_are_another_digest_and_where_they_lie_is_not(home: Path) -> None:
+    save_pictures(home / "more", 3, 8, first=100)
+    save_pictures(home / "elsewhere", 3, 8, first=100)
+    source = stored(home)
+    plain, first, second = (ingest(config(source, also=also)).digest for also in (None, "more", "elsewhere"))
+    assert plain != first == second
+    save_pictures(home / "other", 3, 8, first=101)
+    assert ingest(config(source, also="other")).digest != first
+
+
+def test_without_additional_images_digests_are_what_they_were_before_there_could_be_any(home: Path) -> None:
+    """Or every cached folder would be made anew, and recorded digests would agree with nothing."""
+    assert data.digest_of(DataConfig()) == "db3706c78bde2ac866d075b1a91048b2a3410c9b08e427809d86e7eabb466ee1"
+    (home / "raw.idx").write_bytes(
+        bytes([0, 0, 8, 3, *(0, 0, 0, 9), *(0, 0, 0, 8), *(0, 0, 0, 8)]) + bytes(range(64)) * 9
+    )
+    own = DataConfig(source="raw.idx", limit=8, validation=0.25, test=2, seed=3)
+    assert ingest(own).digest == "f72c0a763df864a02bebc20a66c9d68670ee9665103eff35583d48ce8d8aa199"
+
+
+def test_without_additional_images_the_configurations_digest_is_what_it_was_so_that_older_runs_can_be_resumed() -> None:
+    assert PipelineConfig().digest == "af9083dcab0c3390ccab9aad794e78b400ca066f488aea2cd7062675945bd31c"
+    others = [PipelineConfig(data=DataConfig(also=also)).digest for also in ("more", "other")]
+    assert len({PipelineConfig().digest, *others}) == 3
+
+
+@pytest.mark.parametrize(("odd", "named"), [(0, "000"), (2, "002")])
+def test_an_additional_image_of_another_shape_is_named_with_both_shapes(home: Path, odd: int, named: str) -> None:
+    save_pictures(home / "more", 3, 8)
+    Image.fromarray(np.zeros((9, 10), np.uint8)).save(home / "more" / f"{odd:03}.png")
+    refused = rf"more/{named}\.png: must be 8x8 with 1 channel; found 9x10 with 1 channel"
+    with pytest.raises(DataError, match=refused):
+        ingest(config(stored(home), also="more"))
+    assert left_in_cache(home) == []
+
+
+def test_an_additional_array_of_another_shape_is_named_with_both_shapes(home: Path) -> None:
+    np.save(home / "more.npy", numbered(3, channels=3))
+    refused = r"more\.npy: data\.also must hold images of 8x8 with 1 channel; found 8x8 with 3 channels"
+    with pytest.raises(DataError, match=refused):
+        ingest(config(stored(home), also="more.npy"))
+    assert left_in_cache(home) == []
+
+
+def test_a_missing_or_empty_place_of_additional_images_is_refused_by_the_fields_name(home: Path) -> None:
+    with pytest.raises(DataError, match=r"/more: data\.also must be .* a file or a folder; found no such path"):
+        ingest(config(stored(home), also="more"))
+    (home / "more").mkdir()
+    with pytest.raises(DataError, match=r"/more: data\.also must hold PNG, JPEG or TIFF images; found none"):
+        ingest(config(stored(home), also="more"))
     assert left_in_cache(home) == []
 
 

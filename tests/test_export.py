@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
-from dae import architectures, export, past_runs, registry, tracking
+from dae import architectures, export, model_logging, models, past_runs, tracking
 from dae.cli import app
 from dae.config import ModelConfig, PipelineConfig
 from dae.export import ExportError
@@ -117,15 +117,15 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_model_is_found_by_alias_version_uri_run_and_file(tmp_path: Path) -> None:
     model = unet()
     with tracking.run(PipelineConfig(), "none") as run_id:
-        _, uri = registry.log_model(run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae")
+        _, uri = model_logging.log(run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae")
     client = tracking.connect()
     client.create_registered_model("dae")
     client.create_model_version("dae", uri, run_id)
     client.set_registered_model_alias("dae", "champion", "1")
     for reference in ("models:/dae@champion", "models:/dae/1", "1"):
-        assert registry.locate(reference) == registry.Located("models:/dae/1", run_id, "dae", "1")
+        assert models.locate(reference) == models.Located("models:/dae/1", run_id, "dae", "1")
     for reference in (uri, run_id):
-        assert registry.locate(reference) == registry.Located(uri, run_id)
+        assert models.locate(reference) == models.Located(uri, run_id)
 
     made = export.export_model("models:/dae@champion", tmp_path / "champion.onnx")
     facts = {prop.key: prop.value for prop in onnx.load(made.path).metadata_props}
@@ -168,8 +168,8 @@ def test_a_model_that_is_not_there_is_an_error_and_leaves_no_file(tmp_path: Path
 def test_a_run_without_a_model_says_so() -> None:
     with tracking.run(PipelineConfig(), "none") as run_id:
         pass
-    with pytest.raises(registry.RegistryError, match=f"run {run_id} holds no model: it is FINISHED"):
-        registry.locate(run_id)
+    with pytest.raises(models.ModelError, match=f"run {run_id} holds no model: it is FINISHED"):
+        models.locate(run_id)
 
 
 @pytest.mark.slow

@@ -18,14 +18,21 @@ import pytest
 from PIL import Image
 from prefect.client.orchestration import get_client
 
-from dae import config_files, corruption, data, past_runs, registry, run_table, tracking
+from dae import config_files, corruption, data, ledger, models, past_runs, registry, run_table, tracking
 from dae.config import PipelineConfig
-from dae.records import PipelineResult
+from dae.verdicts import PipelineResult
 from flows.train import train_denoiser
 
 KINDS = ("gaussian", "salt_and_pepper", "poisson", "speckle")
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
-TINY = ["data.limit=300", "data.validation=60", "data.test_limit=120", "train.epochs=1", "model.width=8"]
+TINY = [
+    "data.limit=300",
+    "data.validation=60",
+    "data.test_limit=120",
+    "train.epochs=1",
+    "model.width=8",
+    "gate.works=null",
+]
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "mlflow_store")
 
@@ -58,7 +65,8 @@ class Finished:
 @pytest.fixture(scope="module")
 def store_of_three(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
     home = tmp_path_factory.mktemp("three")
-    configs = (smoke(), smoke(*TINY, "gate.max_val_mse=0.000001"), smoke(*TINY))
+    # The third is of the same recipe as the first, so it is as good; the second is not, by any measure.
+    configs = (smoke(), smoke(*TINY, "gate.max_val_mse=0.000001"), smoke("gate.works=null"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAE_HOME", str(home))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -128,7 +136,7 @@ def test_a_version_is_the_scored_model_with_its_verdict_and_origin(three: Finish
 def test_the_scores_are_those_of_the_logged_model(three: Finished) -> None:
     config, result = three.configs[0], three.results[0]
     noisy = corruption.corrupt_sets(data.ingest(config.data), config.noise)
-    model = registry.load_model(result.model.model_uri)
+    model = models.load(result.model.model_uri)
     for stored, scores in ((noisy.validation, result.scores.validation), (noisy.test, result.scores.test)):
         damaged, clean, kinds = corruption.read_block(stored, slice(None))
         error = np.mean((model.predict(damaged, verbose=0).astype(np.float64) - clean) ** 2, axis=(1, 2, 3))
@@ -149,7 +157,7 @@ def test_a_refusal_is_registered_and_ends_well(three: Finished) -> None:
     assert flow_run(refused.run_id)[1] == "COMPLETED"
     tags = tracking.connect().get_model_version("dae-smoke", "2").tags
     assert tags["verdict"] == "refused"
-    assert tags["verdict_reasons"] == refused.version.verdict.reasons[0]
+    assert tags["verdict_reasons"] == "; ".join(refused.version.verdict.reasons)
 
 
 def test_the_champion_is_the_version_promoted_last(three: Finished) -> None:
@@ -157,6 +165,26 @@ def test_the_champion_is_the_version_promoted_last(three: Finished) -> None:
     assert registry.champion("dae-smoke") == three.results[2].version.version == "3"
     verdicts = [(record["verdict"], record["model_version"]) for record in run_table.records(run_table.runs())]
     assert verdicts == [("promoted", "3"), ("refused", "2"), ("promoted", "1")]
+
+
+def test_the_ledger_tells_the_story_of_the_runs(three: Finished) -> None:
+    story = [(entry.event, entry.version, entry.against, entry.champion) for entry in ledger.read("dae-smoke")]
+    assert story == [("promoted", "1", None, "1"), ("refused", "2", "1", "1"), ("promoted", "3", "1", "3")]
+    assert [entry.run_id for entry in ledger.read("dae-smoke")] == [result.run_id for result in three.results]
+    assert ledger.state("dae-smoke").unsettled == ()
+
+
+def test_the_third_met_the_champion_on_the_same_images(three: Finished) -> None:
+    checks = {check.name: check for check in three.results[2].version.verdict.checks}
+    assert checks["vs_champion"].source == "champion, version 1"
+    assert checks["vs_champion"].value == 0  # the same recipe, the same seed, the same pixels
+    assert {f"vs_champion_{kind}" for kind in KINDS} <= checks.keys()
+    assert {check.name for check in three.results[0].version.verdict.checks} >= {
+        "loads",
+        "checksum",
+        "outputs",
+        "other_size",
+    }
 
 
 def test_the_champion_predicts_on_its_own_input_example(three: Finished) -> None:

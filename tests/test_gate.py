@@ -3,17 +3,28 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dae.config import GateConfig
-from dae.gate import judge
+from dae import gate
+from dae.config import ChampionPolicy, GateConfig, WorksPolicy
 from dae.records import Quality, Scores, SplitScores
+from dae.verdicts import Compared, Comparison, Evidence, Opponent, Rival, Trial, Verdict
 
 KINDS = ("gaussian", "salt_and_pepper", "poisson", "speckle")
 ERRORS = st.floats(0, 0.2)
 ANY = st.floats(0, 0.02) | st.sampled_from([math.nan, math.inf, -math.inf])
-POLICIES = st.builds(GateConfig, max_val_mse=st.none() | st.floats(1e-4, 0.2), beat_nothing=st.booleans())
+POLICIES = st.builds(
+    GateConfig,
+    max_val_mse=st.none() | st.floats(1e-4, 0.2),
+    max_val_mse_per_kind=st.dictionaries(st.sampled_from(KINDS), st.floats(1e-4, 0.2)),
+    beat_nothing=st.booleans(),
+    champion=st.none()
+    | st.builds(ChampionPolicy, tolerance=st.floats(-0.5, 0.5), tolerance_per_kind=st.none() | st.floats(-0.5, 0.5)),
+    works=st.none() | st.builds(WorksPolicy, any_size=st.booleans(), max_latency_ms=st.none() | st.floats(0.1, 10)),
+    beat_baselines=st.just(()) | st.just(("median", "tv")),
+)
+WORKS = Trial(sha256="a" * 64, recorded_sha256="a" * 64, difference=0.0, latency_ms=1.0, file_mib=1.0, memory_mib=900.0)
 
 
 def quality(mse: float) -> Quality:
@@ -35,6 +46,34 @@ def scored(
     return Scores(model_uri="models:/m-1", validation=validation, test=validation, images_per_second=1)
 
 
+NO_CHAMPION = Opponent()
+
+
+def judge(
+    scores: Scores,
+    policy: GateConfig,
+    opponent: Opponent = NO_CHAMPION,
+    trial: Trial | None = WORKS,
+    rivals: tuple[Rival, ...] = (),
+) -> Verdict:
+    """Judge by these scores; the version works and there is no champion, if nothing else is said."""
+    return gate.judge(Evidence(scores=scores, opponent=opponent, trial=trial, rivals=rivals), policy)
+
+
+def compared(low: float, high: float, challenger: float = 0.004, champion: float = 0.004) -> Compared:
+    return Compared(challenger=challenger, champion=champion, low=low, high=high, count=100)
+
+
+def against(pooled: Compared, per_kind: dict[str, Compared] | None = None) -> Opponent:
+    """Return a champion, version 7, that is met with these differences; equal on every kind if nothing else is said."""
+    kinds = dict.fromkeys(KINDS, compared(0, 0)) if per_kind is None else per_kind
+    return Opponent(version="7", comparison=Comparison(confidence=0.95, pooled=pooled, per_kind=kinds))
+
+
+def failed(verdict: Verdict) -> list[str]:
+    return [check.name for check in verdict.checks if not check.passed]
+
+
 def by_kind(values: st.SearchStrategy[float]) -> st.SearchStrategy[dict[str, float]]:
     return st.dictionaries(st.sampled_from(KINDS), values)
 
@@ -48,7 +87,8 @@ def test_a_model_below_the_limit_and_better_than_nothing_on_every_kind_is_promot
     assert verdict.promoted
     assert verdict.word == "promoted"
     assert verdict.reasons == ()
-    assert [check.name for check in verdict.checks] == ["val_mse", *(f"val_mse_{kind}" for kind in KINDS)]
+    names = [check.name for check in verdict.checks]
+    assert names == ["val_mse", *(f"val_mse_{kind}" for kind in KINDS), "loads", "checksum", "outputs", "other_size"]
     assert all(check.passed for check in verdict.checks)
 
 
@@ -82,10 +122,12 @@ def test_every_reason_of_a_refusal_is_given() -> None:
 
 
 def test_an_empty_policy_promotes_nothing() -> None:
-    verdict = judge(scored(0.0, dict.fromkeys(KINDS, 0.0)), GateConfig(max_val_mse=None, beat_nothing=False))
+    verdict = judge(
+        scored(0.0, dict.fromkeys(KINDS, 0.0)), GateConfig(max_val_mse=None, beat_nothing=False, works=None)
+    )
     assert not verdict.promoted
     assert verdict.checks == ()
-    assert "the policy asks for nothing" in verdict.reasons[0]
+    assert "the policy asks for no quality" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -128,6 +170,222 @@ def test_only_the_validation_scores_are_judged() -> None:
     assert judge(scored().model_copy(update={"test": bad}), GateConfig()).promoted
 
 
+@pytest.mark.parametrize("value", [0.0051, math.nan, math.inf])
+def test_a_limit_for_one_kind_holds_for_that_kind(value: float) -> None:
+    policy = GateConfig(max_val_mse_per_kind={"poisson": 0.005})
+    assert judge(scored(), policy).promoted
+    scores = scored(model={**dict.fromkeys(KINDS, 0.004), "poisson": value})
+    assert failed(judge(scores, policy))[0] == "val_mse_poisson"
+    assert not judge(scored(model=dict.fromkeys(KINDS[:2], 0.004), nothing={}), policy).promoted
+
+
+def test_without_a_champion_the_absolute_checks_decide() -> None:
+    assert judge(scored(), GateConfig()).promoted
+    only_champion = GateConfig(max_val_mse=None, beat_nothing=False)
+    verdict = judge(scored(), only_champion)
+    assert not verdict.promoted
+    assert "there is no champion to compare with" in verdict.reasons[0]
+    assert judge(scored(), only_champion, against(compared(-0.2, -0.1))).promoted
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "low", "high", "word"),
+    [
+        (0.02, -0.01, 0.02, "within"),
+        (0.02, -0.01, 0.021, "not shown to be within"),
+        (0.02, 0.03, 0.05, "above"),
+        (-0.05, -0.2, -0.05, "within"),
+        (-0.05, -0.2, -0.04, "not shown to be within"),
+        (0.0, 0.0, 0.0, "within"),
+    ],
+)
+def test_a_challenger_must_be_shown_to_be_within_the_tolerance(
+    tolerance: float, low: float, high: float, word: str
+) -> None:
+    policy = GateConfig(champion=ChampionPolicy(tolerance=tolerance, tolerance_per_kind=None))
+    verdict = judge(scored(), policy, against(compared(low, high)))
+    check = next(check for check in verdict.checks if check.name == "vs_champion")
+    assert verdict.champion == "7"
+    assert verdict.promoted == check.passed == (word == "within")
+    assert (check.value, check.limit, check.source) == (high, tolerance, "champion, version 7")
+    assert f"is {word} {tolerance:+.1%}" in check.reason
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_kind_worse_than_the_champions_is_refused(kind: str) -> None:
+    per_kind = dict.fromkeys(KINDS, compared(-0.1, 0.0)) | {kind: compared(0.2, 0.3)}
+    opponent = against(compared(-0.1, -0.05), per_kind)
+    assert failed(judge(scored(), GateConfig(), opponent)) == [f"vs_champion_{kind}"]
+    assert judge(scored(), GateConfig(champion=ChampionPolicy(tolerance_per_kind=None)), opponent).promoted
+
+
+def test_a_champion_that_cannot_be_compared_is_handled_by_the_rule() -> None:
+    opponent = Opponent(version="7", trouble="it takes images of 64x64x3")
+    verdict = judge(scored(), GateConfig(), opponent)
+    assert verdict.reasons == ("champion: cannot be compared with version 7: it takes images of 64x64x3",)
+    absolute = ChampionPolicy(incomparable="absolute")
+    assert judge(scored(), GateConfig(champion=absolute), opponent).promoted
+    assert not judge(scored(0.5), GateConfig(champion=absolute), opponent).promoted
+    nothing_else = GateConfig(champion=absolute, max_val_mse=None, beat_nothing=False)
+    assert not judge(scored(), nothing_else, opponent).promoted
+
+
+def test_a_comparison_without_kinds_refuses_where_kinds_are_asked_for() -> None:
+    assert failed(judge(scored(), GateConfig(), against(compared(-0.1, -0.1), {}))) == ["vs_champion_per_kind"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("field", ["challenger", "champion", "low", "high"])
+def test_a_comparison_that_is_no_finite_number_refuses(field: str, value: float) -> None:
+    good = compared(-0.2, -0.1)
+    opponent = against(good.model_copy(update={field: value}))
+    assert failed(judge(scored(), GateConfig(), opponent)) == ["vs_champion"]
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"error": "ValueError: not a zip file"}, "loads"),
+        ({"one_image": "images of 1x28x28x1 come back as 1x27x27x1"}, "loads"),
+        ({"sha256": "b" * 64}, "checksum"),
+        ({"recorded_sha256": None}, "checksum"),
+        ({"sha256": None, "recorded_sha256": None}, "checksum"),
+        ({"difference": 1.1e-6}, "outputs"),
+        ({"difference": math.nan}, "outputs"),
+        ({"difference": None}, "outputs"),
+        ({"other_size": "images of 1x37x33x1 cannot be restored"}, "other_size"),
+    ],
+)
+def test_a_version_that_does_not_work_is_refused(change: dict[str, object], name: str) -> None:
+    trial = WORKS.model_copy(update=change)
+    verdict = judge(scored(), GateConfig(), trial=trial)
+    assert failed(verdict) == [name]
+    assert judge(scored(), GateConfig(works=None), trial=trial).promoted
+    assert judge(scored(), GateConfig(works=WorksPolicy(any_size=False)), trial=trial).promoted == (
+        name == "other_size"
+    )
+
+
+def test_a_version_that_was_not_tried_is_refused() -> None:
+    assert failed(judge(scored(), GateConfig(), trial=None)) == ["works"]
+
+
+@pytest.mark.parametrize("budget", ["latency_ms", "file_mib", "memory_mib"])
+def test_a_budget_is_kept(budget: str) -> None:
+    used = float(getattr(WORKS, budget))
+    for limit, kept in ((used, True), (used * 0.99, False)):
+        policy = GateConfig(works=WorksPolicy.model_validate({f"max_{budget}": limit}))
+        assert failed(judge(scored(), policy)) == ([] if kept else [budget])
+    policy = GateConfig(works=WorksPolicy.model_validate({f"max_{budget}": 1e9}))
+    assert failed(judge(scored(), policy, trial=WORKS.model_copy(update={budget: None}))) == [budget]
+
+
+@pytest.mark.parametrize(
+    ("rivals", "expected"),
+    [
+        ((Rival(name="median", mse=0.02, model_mse=0.01, images=9),), []),
+        ((Rival(name="median", mse=0.01, model_mse=0.011, images=9),), ["vs_median"]),
+        ((Rival(name="median", mse=math.nan, model_mse=0.01, images=9),), ["vs_median"]),
+        ((), ["vs_median"]),
+    ],
+)
+def test_a_classical_method_that_was_asked_for_must_be_beaten(rivals: tuple[Rival, ...], expected: list[str]) -> None:
+    assert failed(judge(scored(), GateConfig(beat_baselines=("median",)), rivals=rivals)) == expected
+    assert judge(scored(), GateConfig(), rivals=rivals).promoted
+
+
+def compared_by(values: st.SearchStrategy[float]) -> st.SearchStrategy[Compared]:
+    return st.builds(Compared, challenger=values, champion=values, low=values, high=values, count=st.just(100))
+
+
+def opponents(values: st.SearchStrategy[float]) -> st.SearchStrategy[Opponent]:
+    met = st.builds(
+        Comparison, confidence=st.just(0.95), pooled=compared_by(values), per_kind=by_kind_of(compared_by(values))
+    )
+    return st.just(Opponent()) | st.builds(
+        Opponent, version=st.just("7"), comparison=st.none() | met, trouble=st.none() | st.just("gone")
+    )
+
+
+def by_kind_of(values: st.SearchStrategy[Compared]) -> st.SearchStrategy[dict[str, Compared]]:
+    return st.dictionaries(st.sampled_from(KINDS), values)
+
+
+TRIALS = st.none() | st.builds(
+    Trial,
+    sha256=st.sampled_from(["a" * 64, None]),
+    recorded_sha256=st.sampled_from(["a" * 64, "b" * 64, None]),
+    difference=st.none() | ANY,
+    one_image=st.none() | st.just("broken"),
+    other_size=st.none() | st.just("broken"),
+    latency_ms=st.none() | ANY,
+    error=st.none() | st.just("broken"),
+)
+RIVALS = st.lists(
+    st.builds(Rival, name=st.sampled_from(["median", "tv"]), mse=ANY, model_mse=ANY, images=st.just(9)), max_size=2
+).map(tuple)
+
+
+@settings(max_examples=400)
+@given(st.builds(scored, ANY, by_kind(ANY), by_kind(ANY)), POLICIES, opponents(ANY), TRIALS, RIVALS)
+def test_no_verdict_passes_with_a_score_that_is_asked_for_and_not_finite(
+    scores: Scores, policy: GateConfig, opponent: Opponent, trial: Trial | None, rivals: tuple[Rival, ...]
+) -> None:
+    verdict = judge(scores, policy, opponent, trial, rivals)
+    if not verdict.promoted:
+        assert verdict.reasons
+        return
+    assert math.isfinite(scores.validation.pooled.mse)
+    for check in verdict.checks:
+        assert check.passed
+        assert check.value is None or math.isfinite(check.value)
+        assert check.limit is None or math.isfinite(check.limit)
+    if policy.champion is not None and opponent.comparison is not None:
+        assert math.isfinite(opponent.comparison.pooled.challenger)
+        assert math.isfinite(opponent.comparison.pooled.high)
+    if policy.works is not None:
+        assert trial is not None
+        assert trial.error is None
+
+
+@given(st.data(), POLICIES, st.floats(0, 1))
+def test_improving_any_score_never_turns_a_promotion_into_a_refusal_whatever_is_asked(
+    data: st.DataObject, policy: GateConfig, factor: float
+) -> None:
+    """One score after the other, of all that the gate sees, is made better."""
+    model = data.draw(full(st.floats(0, 0.01)))
+    scores = scored(data.draw(st.floats(0, 0.01)), model, data.draw(full(st.floats(0.005, 0.04))))
+    finite = st.floats(-0.5, 0.5)
+    opponent = data.draw(opponents(finite))
+    trial = WORKS.model_copy(update={"latency_ms": data.draw(st.floats(0.1, 10)), "difference": 1e-7})
+    rivals = tuple(
+        Rival(name=name, mse=0.01, model_mse=data.draw(st.floats(0, 0.012)), images=9) for name in ("median", "tv")
+    )
+    if not judge(scores, policy, opponent, trial, rivals).promoted:
+        return
+    better = scored(
+        scores.validation.pooled.mse * factor, model, {k: q.mse for k, q in scores.validation.per_kind_nothing.items()}
+    )
+    assert judge(better, policy, opponent, trial, rivals).promoted
+    for kind in KINDS:
+        better = scored(
+            scores.validation.pooled.mse,
+            model | {kind: model[kind] * factor},
+            {k: q.mse for k, q in scores.validation.per_kind_nothing.items()},
+        )
+        assert judge(better, policy, opponent, trial, rivals).promoted
+    if opponent.comparison is not None:
+        gain = 1 - factor
+        lower = opponent.comparison.pooled
+        lower = lower.model_copy(update={"low": lower.low - gain, "high": lower.high - gain})
+        met = opponent.comparison.model_copy(update={"pooled": lower})
+        assert judge(scores, policy, opponent.model_copy(update={"comparison": met}), trial, rivals).promoted
+    faster = trial.model_copy(update={"latency_ms": (trial.latency_ms or 0) * factor, "difference": 0.0})
+    assert judge(scores, policy, opponent, faster, rivals).promoted
+    beating = tuple(rival.model_copy(update={"model_mse": rival.model_mse * factor}) for rival in rivals)
+    assert judge(scores, policy, opponent, trial, beating).promoted
+
+
 @given(ANY, by_kind(ANY), by_kind(ANY), POLICIES)
 def test_a_promotion_rests_on_finite_scores_that_are_all_there_and_within_their_limits(
     pooled: float, model: dict[str, float], nothing: dict[str, float], policy: GateConfig
@@ -136,7 +394,7 @@ def test_a_promotion_rests_on_finite_scores_that_are_all_there_and_within_their_
     assert verdict.promoted == (not verdict.reasons)
     if not verdict.promoted:
         return
-    assert policy.max_val_mse is not None or policy.beat_nothing
+    assert policy.max_val_mse is not None or policy.beat_nothing or policy.max_val_mse_per_kind
     if policy.max_val_mse is not None:
         assert math.isfinite(pooled)
         assert pooled <= policy.max_val_mse
@@ -166,7 +424,7 @@ def test_every_check_says_what_was_asked_and_every_failed_one_is_a_reason(
 ) -> None:
     verdict = judge(scored(pooled, model, nothing), policy)
     assert all(check.reason.startswith(f"{check.name}: ") for check in verdict.checks)
-    if verdict.checks:
+    if any(check.name.startswith("val_mse") for check in verdict.checks):
         assert verdict.reasons == tuple(check.reason for check in verdict.checks if not check.passed)
 
 

@@ -12,6 +12,7 @@ from dae.config import ConfigError, ModelConfig, PipelineConfig
 from dae.records import ImageSets, NoisySets
 
 Prepared = tuple[PipelineConfig, ImageSets, NoisySets]
+CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
 NETWORKS = [ModelConfig(width=8, deep_width=8), ModelConfig(architecture="article")]
 
 
@@ -41,7 +42,7 @@ def test_layers_compute_in_the_lower_type_and_weights_and_outputs_stay_float32(
     network: ModelConfig, precision: str
 ) -> None:
     model = architectures.build(network, (28, 28, 1), precision)
-    convolutions = [layer for layer in model.layers if layer.name.startswith("conv2d") and layer.kernel is not None]
+    convolutions = [layer for layer in model.layers if isinstance(layer, CONVOLUTIONS)]
     *inner, _ = convolutions
     assert {layer.compute_dtype for layer in inner} == {precision.removeprefix("mixed_")}
     assert {weight.dtype for weight in model.weights} == {"float32"}

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any, Literal
+
+from dae import gate
 from dae.config import GateConfig
-from dae.gate import judge
-from dae.records import ModelVersion, Quality, Scores, SplitScores
-from dae.report import HEADER, headline, label, markdown, rows
+from dae.records import Quality, Scores, SplitScores
+from dae.report import HEADER, headline, label, markdown, question, rows
+from dae.verdicts import Candidate, Decision, Evidence, ModelVersion
 
 
 def quality(mse: float, count: int = 50) -> Quality:
@@ -21,8 +24,13 @@ def scores() -> Scores:
     return Scores(model_uri="models:/m-1", validation=validation, test=test, images_per_second=1)
 
 
-def version(policy: GateConfig) -> ModelVersion:
-    return ModelVersion(name="dae", version="7", model_uri="models:/m-1", verdict=judge(scores(), policy), aliases=())
+def version(
+    policy: GateConfig, event: Literal["promoted", "refused", "forced"] | None = None, **fields: Any
+) -> ModelVersion:
+    """Return what became of version 7 under a policy without a trial: what the gate says, or what a person made of it."""
+    verdict = gate.judge(Evidence(scores=scores()), policy.model_copy(update={"works": None}))
+    decision = Decision(event=event or verdict.word, verdict=verdict, who="ada", **fields)
+    return ModelVersion(name="dae", version="7", model_uri="models:/m-1", decision=decision, aliases=())
 
 
 def test_a_kind_is_named_in_prose() -> None:
@@ -55,6 +63,24 @@ def test_the_headline_of_a_refusal_says_that_the_champion_stays() -> None:
     assert "champion stays" in text
 
 
+def test_the_headlines_of_force_of_a_dry_run_and_of_a_persons_refusal() -> None:
+    forced = headline(version(GateConfig(), "forced", reason="demo on Friday"))
+    assert forced.startswith("FORCED by ada: dae version 7 is the champion, though the gate refused it")
+    assert "demo on Friday" in forced
+    assert "would be refused; no alias was moved" in headline(version(GateConfig(), dry_run=True))
+    by_hand = headline(version(GateConfig(beat_nothing=False), "refused", reason="not approved by ada: blurred"))
+    assert by_hand.endswith("The gate lets it pass, but: not approved by ada: blurred.")
+
+
+def test_the_question_to_a_person_shows_the_verdict() -> None:
+    candidate = Candidate(name="dae", version="7", run_id="r", model_uri="models:/m-1")
+    verdict = version(GateConfig()).verdict.model_copy(update={"champion": "3"})
+    text = question(candidate, verdict, GateConfig(force="demo on Friday"))
+    assert text.startswith("May dae version 7 become the champion in place of version 3?")
+    assert "**forced**: demo on Friday" in text
+    assert "- **failed**: val_mse_poisson" in text
+
+
 def test_the_markdown_holds_the_verdict_every_check_and_the_table() -> None:
     refused = version(GateConfig())
     text = markdown(refused, scores())
@@ -68,4 +94,4 @@ def test_the_markdown_holds_the_verdict_every_check_and_the_table() -> None:
 
 def test_the_markdown_of_an_empty_policy_says_why_nothing_was_promoted() -> None:
     text = markdown(version(GateConfig(max_val_mse=None, beat_nothing=False)), scores())
-    assert "- **failed**: the policy asks for nothing" in text
+    assert "- **failed**: the policy asks for no quality" in text

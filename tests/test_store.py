@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +116,73 @@ def test_text_replaces_what_was_there_and_leaves_no_draft(tmp_path: Path) -> Non
         store.write_text(path, text)
         assert path.read_text(encoding="utf-8") == text
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_came_to_be_there_meanwhile_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+
+    def overtaken() -> None:
+        with store.drafted(path, overwrite=False) as draft:
+            draft.write_text("late")
+            path.write_text("early")
+
+    with pytest.raises(FileExistsError):
+        overtaken()
+    assert path.read_text() == "early"
+    with store.drafted(path) as draft:
+        draft.write_text("late")
+    assert path.read_text() == "late"
+    link = tmp_path / "link"
+    link.symlink_to("gone")
+    with pytest.raises(FileExistsError), store.drafted(link, overwrite=False) as draft:
+        draft.write_text("late")
+    assert sorted(tmp_path.iterdir()) == [path, link]
+    assert not link.exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_without_hard_links_nothing_is_replaced_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def unsupported(self: Path, target: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "hardlink_to", unsupported)
+    path = tmp_path / "a"
+    if there:
+        path.write_text("early")
+    with pytest.raises(FileExistsError) if there else nullcontext(), store.drafted(path, overwrite=False) as draft:
+        draft.write_text("late")
+    assert path.read_text() == ("early" if there else "late")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_drafts_of_killed_processes_are_removed_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.png", tmp_path / "b.png"
+    program = (
+        "import os, sys; from pathlib import Path; from dae import store\n"
+        "for name in sys.argv[1:]:\n"
+        "    draft = store.drafted(Path(name)).__enter__()\n"
+        "    draft.write_text('half')\n"
+        "print(flush=True); sys.stdin.read() or os._exit(9)\n"
+    )
+    command = [sys.executable, "-c", program, str(path), str(other)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        left = set(tmp_path.iterdir())
+        assert len(left) == 2
+        store.write_text(path, "whole")
+        assert set(tmp_path.iterdir()) == {*left, path}
+        process.kill()
+    store.write_text(path, "whole")
+    assert len(set(tmp_path.iterdir()) & left) == 1  # the other file's
+
+
+def test_a_name_of_any_length_can_be_drafted(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 127 + "a")
+    store.write_text(path, "text")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_discarding_deletes_one_folder_of_the_cache_and_need_not_find_it(home: Path) -> None:

@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
 
-from dae import architectures, data, figures, registry, strengths, tracking
+from dae import architectures, data, figures, model_logging, models, strengths, tracking
 from dae.cli import app
 from dae.config import ConfigError, DataConfig, ModelConfig, NoiseConfig, PipelineConfig
+from dae.models import ModelError
 from dae.noise import Gaussian, Images, NoiseKind, Poisson, SaltAndPepper, Speckle
 from dae.ranges import Range
 from dae.records import ImageSet
-from dae.registry import RegistryError
 from dae.strengths import STRENGTHS, compare, place, same_images, sweep
 
 RANGED = {"kinds": [{"kind": "gaussian", "variance": {"low": 0.01, "high": 0.2}}, {"kind": "poisson", "peak": 32}]}
@@ -50,7 +50,7 @@ class Logged:
 def log(config: PipelineConfig) -> str:
     with tracking.run(config, "none") as run_id:
         model = architectures.build(ModelConfig(width=4, deep_width=4), (12, 12, 1))
-        return registry.log_model(run_id, model, np.zeros((1, 12, 12, 1), np.float32), "dae")[1]
+        return model_logging.log(run_id, model, np.zeros((1, 12, 12, 1), np.float32), "dae")[1]
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +189,13 @@ def test_models_are_compared_on_the_first_ones_terms_and_the_result_is_logged_to
     assert [axis.get_xlim()[0] < axis.get_xlim()[1] for axis in figure.axes] == [True, False]  # weak noise on the left
 
     client = tracking.connect()
-    run_id = registry.locate(blind).run_id
+    run_id = models.locate(blind).run_id
     stored = pd.read_csv(io.StringIO(Path(client.download_artifacts(run_id, "strengths.csv")).read_text()))
     pd.testing.assert_frame_equal(stored.fillna({"trained": ""}), table)
     with Image.open(client.download_artifacts(run_id, "figures/strengths.png")) as picture:
         assert picture.format == "PNG"
     assert not [
-        found.path for found in client.list_artifacts(registry.locate(other).run_id) if found.path == "strengths.csv"
+        found.path for found in client.list_artifacts(models.locate(other).run_id) if found.path == "strengths.csv"
     ]
 
 
@@ -216,7 +216,7 @@ def test_models_with_other_held_out_images_are_not_compared(source: Path) -> Non
 @pytest.mark.usefixtures("mlflow_store")
 @pytest.mark.parametrize("uri", ["models:/dae@champion", "models:/m-0123456789abcdef0123456789abcdef", "no/such/path"])
 def test_a_model_that_does_not_exist_is_refused_by_its_uri(uri: str) -> None:
-    with pytest.raises(RegistryError, match=f"no model {uri} at sqlite:///"):
+    with pytest.raises(ModelError, match=f"no model {uri} at sqlite:///"):
         compare([uri], "test", 30)
 
 

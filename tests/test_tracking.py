@@ -77,6 +77,18 @@ def test_the_final_state_of_a_run_tells_how_it_ended(error: type[BaseException] 
 
 
 @pytest.mark.usefixtures("mlflow_store")
+def test_a_run_whose_process_lives_is_not_resumed() -> None:
+    with tracking.run(PipelineConfig(), "none") as run_id:
+        again = config_files.load(settings=[f"tracking.resume={run_id}"])
+        with (
+            pytest.raises(tracking.TrackingError, match="is RUNNING, and its process lives"),
+            tracking.run(again, "two"),
+        ):
+            pass
+        assert tracking.connect().get_run(run_id).data.tags[tracking.FLOW_RUN] == "none"
+
+
+@pytest.mark.usefixtures("mlflow_store")
 def test_an_epoch_is_logged_once_at_its_own_step() -> None:
     with tracking.run(PipelineConfig(), "none") as run_id:
         for epoch, value in ((0, 0.5), (0, 0.4), (1, 0.3)):

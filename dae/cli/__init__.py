@@ -7,8 +7,27 @@ from typing import Annotated
 
 import typer
 
-from dae.cli import baselines, config, export, runs, strengths, train
+from dae.cli import (
+    baselines,
+    config,
+    denoise,
+    deploy,
+    export,
+    gc,
+    models,
+    promotion,
+    reproduce,
+    runs,
+    serve,
+    services,
+    strengths,
+    sweep,
+    train,
+    trigger,
+    worker,
+)
 
+CODES = "Exit codes: 0 promoted, 10 refused by the gate, 2 bad usage or configuration, 1 error."
 app = typer.Typer(
     name="dae",
     help="Train convolutional denoising autoencoders, and promote a model only when it has earned it.",
@@ -16,15 +35,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(epilog="Exit codes: 0 promoted, 10 refused by the gate, 2 bad usage or configuration, 1 error.")(
-    train.train
-)
+app.command(epilog=CODES)(train.train)
+app.command(epilog="Exit codes: 0 all done, 1 an error or some file not done, 2 bad usage.")(denoise.denoise)
 app.command()(baselines.baselines)
+app.add_typer(models.app, name="models")
+app.command(epilog=CODES)(promotion.promote)
+app.command()(promotion.rollback)
+app.command()(promotion.approve)
 app.command()(runs.runs)
 app.command()(runs.ui)
 app.command()(config.config)
 app.command()(export.export)
 app.command()(strengths.strengths)
+app.command()(serve.serve)
+app.command(epilog="Exit codes: 0 reproduced, 10 not reproduced, 2 bad usage, 1 error.")(reproduce.reproduce)
+app.command(epilog="Exit codes: 0 done, 2 bad usage, 1 error.")(gc.gc)
+app.add_typer(services.app, name="services")
+app.command()(worker.worker)
+app.command(epilog=trigger.CODES)(trigger.trigger)
+app.command()(sweep.sweep)
+app.command(epilog="Exit codes: 0 done, or nothing differs, 10 something differs, 2 bad usage, 1 error.")(deploy.deploy)
 
 
 def _version(asked: bool) -> None:

@@ -60,11 +60,11 @@ def _compare(
     """Return every contender. What is scored on fewer images has doing nothing, and the model, on those beside it."""
     import logging
 
-    from dae import baselines, corruption, data, registry
+    from dae import baselines, corruption, data, models
 
     if quiet:
         logging.getLogger("dae").setLevel(logging.WARNING)
-    located = registry.locate(model, config.tracking.model_name) if model else None
+    located = models.locate(model, config.tracking.model_name) if model else None
     images = data.ingest(config.data)
     noisy = corruption.corrupt_sets(images, config.noise)
     denoise = _denoiser(located.uri, images) if located else None
@@ -78,12 +78,12 @@ def _compare(
 
 
 def _denoiser(uri: str, images: ImageSets) -> Denoiser:
-    from dae import backend, registry
+    from dae import backend, models
     from dae.config import ConfigError
     from dae.inference import denoiser
 
     backend.import_keras()
-    loaded = registry.load_model(uri)
+    loaded = models.load(uri)
     taken = loaded.input_shape[1:]
     if any(size not in (None, given) for size, given in zip(taken, images.test.shape, strict=True)):
         raise ConfigError(f"--model must take images of shape {images.test.shape}, received one for {taken}")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from typing import Annotated
 
 import typer
 
 from dae.cli import options
-
-HOST = "127.0.0.1"
 
 
 def runs(
@@ -56,17 +53,7 @@ def ui(
             typer.echo(f"The runs are at {uri}")
             typer.launch(uri)
             return
-        _require_free(port)
-    typer.echo(f"MLflow's UI on {uri}: http://{HOST}:{port} (stop with Ctrl-C)")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", HOST]
+        options.claim(port).close()
+    typer.echo(f"MLflow's UI on {uri}: http://{options.HOST}:{port} (stop with Ctrl-C)")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", options.HOST]
     os.execv(sys.executable, [*command, "--port", str(port), "--workers", "1"])
-
-
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            message = f"port {port} must be free, and is in use; choose another with --port ({error.strerror})"
-            raise options.fail(message, options.ERROR) from error

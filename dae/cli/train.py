@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dae.cli import options
+from dae.cli import flow_runs, options
 
 if TYPE_CHECKING:
     from dae.config import PipelineConfig
-    from dae.records import PipelineResult
+    from dae.verdicts import PipelineResult
 
 
 def train(
@@ -21,16 +23,47 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN_ID", help="Go on with an interrupted run, under its own configuration.")
     ] = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    reason: options.Reason = None,
+    approval_hours: options.ApprovalHours = None,
+    summary: options.Summary = None,
+    junit: options.Junit = None,
 ) -> None:
     """Train a denoiser: ingest, corrupt, train, evaluate, and register it as champion if the gate lets it pass."""
     started = _process_start()
     with options.reported():
-        resolved = _resolve(config, settings, resume)
+        from dae import outcomes
+
+        outcomes.require_writable(summary, junit)
+        switches = options.switches(dry_run, force, reason, approval_hours)
+        resolved = _resolve(config, [*(settings or []), *switches] or None, resume)
         typer.echo(f"{resolved.run_name}: starting")
-        result = _run(resolved)
+        with _failure_told(resolved.run_name, summary, junit, started):
+            result: PipelineResult = flow_runs.run("flows.train", "train_denoiser", resolved)
     _print(result, time.time() - started)
-    if not result.version.verdict.promoted:
+    with options.reported():
+        from dae import tracking
+
+        links = {"MLflow": tracking.page(result.run_id)}
+        outcomes.write(outcomes.of(result, links, time.time() - started), summary, junit)
+    if not result.version.decision.promoted:
         raise typer.Exit(options.REFUSED)
+
+
+@contextmanager
+def _failure_told(name: str, summary: Path | None, junit: Path | None, started: float) -> Iterator[None]:
+    """Write how a run failed to the files that were asked for."""
+    from dae import outcomes
+
+    try:
+        yield
+    except BaseException as error:
+        ending: outcomes.Ending = "failed" if isinstance(error, Exception) else "cancelled"
+        message = f"{type(error).__name__}: {error}"
+        seconds = time.time() - started
+        outcomes.write(outcomes.Outcome(name=name, ending=ending, message=message, seconds=seconds), summary, junit)
+        raise
 
 
 def _process_start() -> float:
@@ -45,7 +78,10 @@ def _resolve(config: options.ConfigFile, settings: options.Settings, resume: str
     if resume is None:
         return config_files.load(config, settings or [])
     if config or settings:
-        raise options.fail("--resume takes the run's own configuration: leave out --config and --set", options.USAGE)
+        raise options.fail(
+            "--resume takes the run's own configuration: leave out --config and --set and the gate's switches",
+            options.USAGE,
+        )
     from dae import past_runs, tracking
 
     try:
@@ -54,45 +90,14 @@ def _resolve(config: options.ConfigFile, settings: options.Settings, resume: str
         raise options.fail(str(error), options.USAGE) from error
 
 
-def _run(config: PipelineConfig) -> PipelineResult:
-    """Run the flow. Its server starts, in processes of its own, while Prefect, MLflow and Keras are imported here."""
-    from dae import backend
-    from flows import server
-
-    url = server.start()
-    importing = threading.Thread(target=backend.import_keras, daemon=True)
-    importing.start()
-    try:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
-        from flows.train import train_denoiser
-
-        with temporary_settings({PREFECT_API_URL: url()}):
-            return train_denoiser(config)
-    finally:
-        importing.join()  # it mutes standard error, where an error is about to be told
-
-
 def _print(result: PipelineResult, total: float) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    from dae import report, tracking
+    from dae import tracking
 
     console = options.console()
-    table = Table(*report.HEADER, title=f"\n{escape(result.run_name)}", title_justify="left", title_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in report.rows(result.scores):
-        table.add_row(*row, style="bold" if row[0] == "all" else None)
-    console.print(table)
-    verdict = result.version.verdict
-    for check in verdict.checks:
-        console.print(f"  [{'green]passed' if check.passed else 'red]failed'}[/] {escape(check.reason)}")
-    for reason in () if verdict.checks else verdict.reasons:
-        console.print(f"  [red]failed[/] {escape(reason)}")
-    headline = escape(report.headline(result.version))
-    console.print(f"\n[bold {'green' if verdict.promoted else 'red'}]{headline}[/]")
+    options.show_scores(console, result.run_name, result.scores)
+    options.show_decision(console, result.version)
     parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items())
     rest = total - sum(result.seconds.values())
     console.print(f"Time: {total:.0f} s ({parts}, everything else {rest:.1f})", soft_wrap=True)

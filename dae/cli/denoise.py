@@ -1,0 +1,147 @@
+"""``dae denoise``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dae import stopping
+from dae.cli import options
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from dae.denoising import Outcome
+    from dae.file_plan import Job
+
+
+def denoise(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT", help="Files, folders or patterns: PNG, JPEG, TIFF and .npy.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="A folder; or a file, where the input is one.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, a version number of dae, a run id, or a .keras file."
+        ),
+    ] = "models:/dae@champion",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    tile: Annotated[
+        int, typer.Option(min=64, help="Side in pixels of the tiles that large images are cut into.")
+    ] = 512,
+) -> None:
+    """Restore image files with a stored model; format, type, size, alpha and range stay as they are."""
+    with stopping.stoppable(), options.reported():
+        jobs = _plan(inputs, output)
+        if dry_run:
+            done = _describe(jobs, model, overwrite=overwrite)
+        else:
+            done = _restore(jobs, model, output, tile, overwrite=overwrite)
+    if not done:
+        raise typer.Exit(options.ERROR)
+
+
+def _plan(inputs: list[str], output: Path) -> tuple[Job, ...]:
+    from dae import file_plan
+
+    try:
+        return file_plan.plan(inputs, output)
+    except file_plan.PlanError as error:
+        raise options.fail(str(error), options.USAGE) from error
+
+
+def _describe(jobs: Sequence[Job], model: str, *, overwrite: bool) -> bool:
+    """Print what would be done; return whether all of it can be."""
+    from dae import denoising, image_files
+    from dae.pixels import DataError
+
+    reference = denoising.load(model).name
+    failed = 0
+    for job in jobs:
+        try:
+            described = image_files.describe(job.input)
+            there = os.path.lexists(job.output)
+            if overwrite or not there:
+                denoising.require_place(job.output, overwrite=overwrite)
+        except Exception as error:  # noqa: BLE001  (one bad file must not keep the others from being told)
+            said = str(error) if isinstance(error, DataError) else f"{job.input}: {type(error).__name__}: {error}"
+            _tell_error(said)
+            failed += 1
+            continue
+        failed += there and not overwrite
+        note = (" (is there: would be replaced)" if overwrite else " (is there: would be left)") if there else ""
+        typer.echo(f"{job.input} -> {job.output}: {described}{note}")
+    left = f", {failed} would not be done" if failed else ""
+    typer.echo(f"{_files(len(jobs) - failed)} would be restored with {reference}{left}.")
+    return not failed
+
+
+def _restore(jobs: Sequence[Job], model: str, output: Path, tile: int, *, overwrite: bool) -> bool:
+    """Restore the files one after the other; return whether all of them are done."""
+    from dae import denoising
+
+    denoiser = denoising.load(model, tile=tile)
+    failed = 0
+    with _progress(len(jobs)) as bar:
+        (task,) = bar.task_ids
+        for number, job in enumerate(jobs):
+            bar.update(task, description=job.input.name)
+            outcome = denoising.denoise_file(
+                denoiser, job, overwrite=overwrite, progress=lambda share: bar.advance(task, share)
+            )
+            bar.update(task, completed=number + 1)
+            _tell(bar, outcome)
+            failed += outcome.error is not None
+    left = f", {failed} not done" if failed else ""
+    typer.echo(f"{_files(len(jobs) - failed)} restored with {denoiser.name} to {output}{left}.")
+    return not failed
+
+
+@contextmanager
+def _progress(files: int) -> Iterator[Progress]:
+    """Show a bar on a terminal, and nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task("", total=files)
+        yield bar
+
+
+def _tell(bar: Progress, outcome: Outcome) -> None:
+    from rich.text import Text
+
+    if outcome.error:
+        bar.console.print(Text.assemble(("error: ", "red"), outcome.error), soft_wrap=True)
+    for warning in outcome.warnings:
+        bar.console.print(Text.assemble(("warning: ", "yellow"), f"{outcome.input}: {warning}"), soft_wrap=True)
+
+
+def _tell_error(message: str) -> None:
+    typer.secho("error: ", fg="red", err=True, nl=False)
+    typer.echo(message, err=True)
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"

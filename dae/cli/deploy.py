@@ -1,0 +1,48 @@
+"""``dae deploy``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dae.cli import options
+
+if TYPE_CHECKING:
+    from flows.differences import Item
+
+
+def deploy(
+    check: Annotated[bool, typer.Option("--check", help="Say what differs, and change nothing.")] = False,
+    file: Annotated[
+        Path | None, typer.Option(help="The deployments. [default: prefect.yaml]", show_default=False)
+    ] = None,
+    server: Annotated[
+        Path | None,
+        typer.Option(help="Work pools and automations. [default: deploy/server.yaml]", show_default=False),
+    ] = None,
+) -> None:
+    """Create or update deployments, work pool, limits and automations on the Prefect server, twice without harm."""
+    with options.reported():
+        from dae import store
+        from flows import deployment
+
+        paths = file or store.home() / "prefect.yaml", server or store.home() / "deploy" / "server.yaml"
+        items = deployment.check(*paths) if check else deployment.deploy(*paths)
+        for item in items:
+            _print(item, check)
+        differing = sum(bool(item.differences) for item in items)
+        if not differing:
+            typer.echo("Nothing differs.")
+        elif check:
+            typer.echo(f"{differing} of {len(items)} differ; dae deploy changes that.")
+            raise typer.Exit(options.REFUSED)
+
+
+def _print(item: Item, check: bool) -> None:
+    missing = item.differences == ("missing",)
+    told = {True: "missing" if check else "created", False: "differs" if check else "updated"}[missing]
+    typer.echo(f"{told if item.differences else 'as asked':10}{item.kind:12}{item.name}")
+    for line in item.differences if not missing else ():
+        typer.echo(f"{'':22}{line}")

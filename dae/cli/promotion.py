@@ -1,0 +1,115 @@
+"""``dae promote``, ``dae rollback`` and ``dae approve``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dae.cli import flow_runs, options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from dae.verdicts import PromotionResult
+    from flows.promote import PromotionRequest
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="A version number.", show_default=False)],
+    name: options.Name = options.MODEL_NAME,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="gate.NAME=VALUE", help="Change the policy of the run that made it."),
+    ] = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    reason: options.Reason = None,
+    approval_hours: options.ApprovalHours = None,
+) -> None:
+    """Put a version that was registered before through the gate, and make it the champion if it passes."""
+    with options.reported():
+        switches = options.switches(dry_run, force, reason, approval_hours)
+        request = _request(name, version, [*(settings or []), *switches])
+        result: PromotionResult = flow_runs.run("flows.promote", "promote_version", request)
+    console = options.console()
+    options.show_scores(console, f"{name} version {version}", result.scores)
+    options.show_decision(console, result.version)
+    if not result.version.decision.promoted:
+        raise typer.Exit(options.REFUSED)
+
+
+def _request(name: str, version: str, settings: Sequence[str]) -> PromotionRequest:
+    """Return what to promote; the version must be there, and the policy valid, before any server starts."""
+    from dae import config_files, past_runs, registry
+    from dae.config import ConfigError
+    from flows.promote import PromotionRequest
+
+    if strange := [setting for setting in settings if not setting.startswith("gate.")]:
+        raise ConfigError(f"--set must be of the gate here, such as gate.max_val_mse=0.01, received {strange[0]}")
+    if not version.isdecimal():
+        raise ConfigError(f"VERSION must be a whole number, received {version}")
+    candidate = registry.candidate(name, version)
+    if registry.champion(name) == candidate.version:
+        raise registry.RegistryError(f"version {candidate.version} of {name} is the champion already")
+    config = past_runs.config_of(candidate.run_id)
+    policy = config.model_copy(update={"gate": config.gate.without_switches()})
+    return PromotionRequest(version=candidate.version, model_name=name, gate=config_files.change(policy, settings).gate)
+
+
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; kept in the ledger.", show_default=False)],
+    to: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="A version that was live once; by default the one before.")
+    ] = None,
+    name: options.Name = options.MODEL_NAME,
+) -> None:
+    """Make the previous champion the champion again, after checking that it loads and works."""
+    with options.reported():
+        from dae import registry, trial
+        from dae import rollback as library
+        from dae.config import ConfigError
+
+        if not reason.strip():
+            raise ConfigError("--reason must say why, received an empty text")
+        entry = library.rollback(name, reason, lambda version: trial.run(registry.candidate(name, version)), to)
+    typer.echo(
+        f"Rolled back: {name} version {entry.version} is the champion again, in place of version {entry.against}."
+    )
+
+
+def approve(
+    flow_run: Annotated[str, typer.Argument(help="Id of the flow run that waits.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes/--no", help="Approve, or do not.", show_default=False)],
+    comment: Annotated[str, typer.Option(help="Kept in the ledger.")] = "",
+) -> None:
+    """Answer a flow run that waits for approval. $PREFECT_API_URL must be that of its server."""
+    with options.reported():
+        from uuid import UUID
+
+        from dae import provenance
+        from dae.config import ConfigError
+
+        try:
+            run_id = UUID(flow_run)
+        except ValueError:
+            raise ConfigError(f"the flow run must be given by its id, received {flow_run}") from None
+        _answer(run_id, {"approve": yes, "who": provenance.actor(), "comment": comment})
+    typer.echo(f"{'Approved' if yes else 'Not approved'}: flow run {run_id} goes on.")
+
+
+def _answer(run_id: UUID, answer: dict[str, str | bool]) -> None:
+    from prefect.exceptions import ObjectNotFound
+    from prefect.flow_runs import resume_flow_run
+    from prefect.settings import PREFECT_API_URL
+
+    from dae.config import ConfigError
+
+    address = PREFECT_API_URL.value()
+    if not address:
+        raise ConfigError("PREFECT_API_URL must name the server on which the flow run waits; it is not set")
+    try:
+        resume_flow_run(run_id, run_input=answer)
+    except ObjectNotFound as error:
+        raise ConfigError(f"no flow run {run_id} at {address}") from error

@@ -1,0 +1,145 @@
+"""``dae trigger``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dae.cli import options
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+    from dae.config import PipelineConfig
+    from dae.outcomes import Outcome
+
+CANCELLED = 3
+CODES = (
+    "Exit codes: 0 promoted, 10 refused by the gate, 3 cancelled or timed out, 2 bad usage or configuration, 1 failed."
+)
+
+
+def trigger(
+    deployment: Annotated[str, typer.Argument(help="Such as retrain, retrain-if-stale or ci.", show_default=False)],
+    config: options.ConfigFile = None,
+    settings: options.Settings = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN_ID", help="Go on with an interrupted run, under its own configuration.")
+    ] = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    reason: options.Reason = None,
+    approval_hours: options.ApprovalHours = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
+    timeout: Annotated[
+        float | None, typer.Option(help="Stop waiting after so many minutes; the run goes on.", min=0.01)
+    ] = None,
+    summary: options.Summary = None,
+    junit: options.Junit = None,
+) -> None:
+    """Start a run of a deployment on the Prefect server, follow its log, and exit as the gate decided."""
+    started = time.time()
+    with options.reported():
+        from dae import outcomes
+
+        outcomes.require_writable(summary, junit)
+        switches = options.switches(dry_run, force, reason, approval_hours)
+        run = _start(deployment, _config(config, resume, settings), [*(settings or []), *switches])
+        if not wait:
+            return
+        try:
+            outcome = _follow(run, deployment, None if timeout is None else timeout * 60, started)
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+            outcomes.write(outcomes.Outcome(name=run.name, ending="failed", message=message), summary, junit)
+            raise
+        _print(outcome)
+        outcomes.write(outcome, summary, junit)
+    if code := {"refused": options.REFUSED, "failed": options.ERROR}.get(
+        outcome.ending, CANCELLED if outcome.ending in ("cancelled", "timed out") else 0
+    ):
+        raise typer.Exit(code)
+
+
+def _config(file: Path | None, resume: str | None, settings: list[str] | None) -> PipelineConfig | None:
+    """Return the configuration to run under, None for the deployment's own."""
+    from dae import config_files, past_runs, tracking
+    from dae.config import ConfigError
+
+    if resume is None:
+        return config_files.load(file) if file else None
+    if file or settings:
+        raise ConfigError("--resume takes the run's own configuration: leave out --config and --set")
+    try:
+        return past_runs.resumable(resume)
+    except tracking.TrackingError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _start(name: str, config: PipelineConfig | None, settings: list[str]) -> FlowRun:
+    from dae import provenance
+    from flows import deployment, trigger
+
+    with deployment.connected() as client:
+        found = trigger.find(client, name)
+        run = trigger.start(client, found, trigger.parameters(found, config, settings), provenance.actor())
+    typer.echo(f"{found.name}: run {run.name}, {trigger.address(run)}")
+    return run
+
+
+def _follow(run: FlowRun, deployment_name: str, seconds: float | None, started: float) -> Outcome:
+    from dae.outcomes import Outcome
+    from flows import deployment, trigger
+
+    with deployment.connected() as client:
+        try:
+            state = trigger.follow(client, run.id, typer.echo, seconds)
+        except KeyboardInterrupt:
+            typer.echo(f"The run goes on; to stop it: prefect flow-run cancel {run.id}", err=True)
+            raise
+    message = (state.message or "") if state else f"not over after {(seconds or 0) / 60:g} minutes; the run goes on"
+    bare = Outcome(
+        name=run.name,
+        ending=trigger.ending(state),
+        message=message,
+        links={"Prefect": trigger.address(run)},
+        seconds=time.time() - started,
+    )
+    resume = f"dae trigger {deployment_name} --resume" if state else None
+    return _with_verdict(bare, str(run.id), resume)
+
+
+def _with_verdict(bare: Outcome, flow_run_id: str, resume: str | None) -> Outcome:
+    """Add what MLflow has of the run. Where it cannot be asked, how the run ended is known all the same."""
+    from dae import outcomes, past_runs, tracking
+
+    try:
+        run_id = past_runs.of_flow_run(flow_run_id)
+        if run_id is None:
+            return bare
+        links = bare.links | {"MLflow": tracking.page(run_id)}
+        if bare.ending not in ("completed", "refused"):
+            hint = f" Once mended, go on with: {resume} {run_id}" if resume else ""
+            return bare.model_copy(update={"links": links, "message": bare.message + hint})
+        return outcomes.of(past_runs.result_of(run_id), links, bare.seconds)
+    except Exception as error:  # noqa: BLE001  (whatever keeps MLflow from answering)
+        typer.echo(f"warning: the verdict cannot be read from MLflow: {type(error).__name__}: {error}", err=True)
+        return bare
+
+
+def _print(outcome: Outcome) -> None:
+    from rich.markup import escape
+
+    console = options.console()
+    if outcome.result is not None:
+        options.show_scores(console, outcome.name, outcome.result.scores)
+        options.show_decision(console, outcome.result.version)
+    else:
+        colour = {"completed": "green"}.get(outcome.ending, "red")
+        said = f": {escape(outcome.message)}" if outcome.message else ""
+        console.print(f"\n[bold {colour}]{outcome.ending.capitalize()}[/]{said}", soft_wrap=True)
+    for name, address in outcome.links.items():
+        console.print(f"{name}: {escape(address)}", soft_wrap=True)

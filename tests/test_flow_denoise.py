@@ -1,0 +1,96 @@
+"""The denoising flow: a folder in batches, gone on with where it was stopped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from dae import architectures, model_logging, models, tracking
+from dae.config import ModelConfig, PipelineConfig
+from dae.records import TrainedOn
+from dae.resumption import Finished
+from flows.denoise import FilesNotRestored, denoise_folder
+
+pytestmark = pytest.mark.usefixtures("prefect_server", "mlflow_store")
+
+
+@pytest.fixture
+def champion(mlflow_store: Path) -> str:
+    keras.utils.set_random_seed(0)
+    model = architectures.build(ModelConfig(width=8, deep_width=8), (28, 28, 1))
+    trained = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.0, 0.3), intensity=(0.0, 1.0))
+    with tracking.run(PipelineConfig(), "none") as run_id:
+        _, uri = model_logging.log(run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae", trained)
+    client = tracking.connect()
+    client.create_registered_model("dae")
+    client.create_model_version("dae", uri, run_id)
+    client.set_registered_model_alias("dae", "champion", "1")
+    return "models:/dae/1"
+
+
+def test_a_folder_is_done_once_whatever_happens_to_single_files(champion: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    (folder / "deep").mkdir(parents=True)
+    for number in range(5):
+        Image.fromarray(rng.integers(0, 256, (30, 40), np.uint8)).save(folder / "deep" / f"{number}.png")
+    bad = [folder / "bad.png", folder / "worse.tif"]
+    for file in bad:
+        file.write_bytes(b"bad")
+
+    with pytest.raises(FilesNotRestored) as caught:
+        denoise_folder(folder, out, batch=2)
+    assert str(caught.value).startswith("2 of 7 files were not restored:")
+    assert all(f"{file}: must be a" in str(caught.value) for file in bad)
+    done = {number: out / "deep" / f"{number}.png" for number in range(5)}
+    times = {number: file.stat().st_mtime_ns for number, file in done.items()}
+    record = Finished.model_validate_json((out / ".dae" / "deep" / "0.png.json").read_text())
+    assert record.model == champion
+
+    for file in bad:
+        file.unlink()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "deep" / "3.png")
+    result = denoise_folder(folder, out, batch=2)
+    assert (result.model, result.restored, result.skipped) == (champion, 1, 4)
+    assert [number for number, file in done.items() if file.stat().st_mtime_ns != times[number]] == [3]
+    with Image.open(done[3]) as found:
+        assert found.size == (9, 9)
+
+
+def test_a_model_that_is_not_there_fails_before_any_file(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(models.ModelError, match="no model models:/dae@nobody"):
+        denoise_folder(tmp_path / "in", tmp_path / "out", model="models:/dae@nobody")
+    assert not (tmp_path / "out").exists()
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    program = [sys.executable, "-m", "flows.denoise", *arguments]
+    done = subprocess.run(program, env=os.environ, capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_from_the_command_line_it_says_in_one_message_what_became_of_the_files(champion: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(folder / "a.png")
+    assert command(str(folder), str(out)) == (0, f"1 file restored with {champion}, 0 done before.\n", "")
+    Image.fromarray(np.full((30, 40), 5, np.uint8)).save(folder / "dark.png")
+    code, stdout, stderr = command(str(folder), str(out))
+    assert (code, stdout) == (0, f"1 file restored with {champion}, 1 done before.\n")
+    assert stderr.startswith(f"warning: {folder / 'dark.png'}: its intensities end at 0.0196, ")
+    assert stderr.count("\n") == 1
+    (folder / "bad.png").write_bytes(b"bad")
+    found = "must be a PNG file; found one that begins with b'bad'"
+    said = f"error: 1 of 3 files were not restored:\n{folder / 'bad.png'}: {found}\n"
+    assert command(str(folder), str(out)) == (1, "", said)
+    said = f"error: {folder / 'a.png'}: must not be an input; choose another output\n"
+    assert command(str(folder), str(folder)) == (2, "", said)
