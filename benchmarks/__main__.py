@@ -8,7 +8,7 @@ import sys
 from benchmarks import page
 from dae import backend
 
-NAMES = ("target", "quality", "noise", "starving", "inference", "scale", "memory", "overhead")
+NAMES = ("target", "quality", "noise", "starving", "inference", "service", "denoising", "scale", "memory", "overhead")
 
 
 def main() -> None:

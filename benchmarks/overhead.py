@@ -42,7 +42,7 @@ part("import of Prefect")
 import mlflow
 part("import of MLflow")
 import flows.train
-from dae import tracking, registry
+from dae import model_logging, tracking
 part("import of the flow")
 backend.import_keras()
 part("import of Keras and TensorFlow")
@@ -75,7 +75,7 @@ part("tracking: a run of eight epochs and eight figures")
 model = build(ModelConfig(), (28, 28, 1))
 model.compile("adam", "mse")
 started = time.perf_counter()
-registry.log_model(run_id, model, np.zeros((2, 28, 28, 1), np.float32), "dae")
+model_logging.log(run_id, model, np.zeros((2, 28, 28, 1), np.float32), "dae")
 part("model logging")
 print(json.dumps(took))
 """
