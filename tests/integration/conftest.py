@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -235,13 +236,16 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="session")
-def everybody(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that PostgreSQL's user can enter as well, where root runs the tests."""
-    folder = tmp_path_factory.mktemp("team")
-    for each in (folder, *folder.parents[:3]):
-        if each.stat().st_uid == os.geteuid() and each.name.startswith(("team", "pytest-")):
-            each.chmod(0o755)
-    return folder
+def everybody(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder that PostgreSQL's user can enter as well, where root runs the tests; kept where a test failed.
+
+    Not under pytest's own folder, which any other pytest of this user closes to others as it starts.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="dae-team-"))
+    folder.chmod(0o755)
+    yield folder
+    if not request.session.testsfailed:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
