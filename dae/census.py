@@ -58,11 +58,11 @@ def can_remove(client: MlflowClient) -> bool:
 
 
 def keep(run_id: str, hours: float) -> None:
-    """Say that a run that has ended is needed for so long, so that ``dae gc`` leaves it alone."""
+    """Say that a run that has ended is needed for so long, so that ``dae gc`` leaves it alone, if it is there."""
     client = tracking.connect()
     until = time.time() + hours * 3600
-    found = client.get_run(run_id)
-    if found.info.lifecycle_stage == "active" and until > _number(found.data.tags.get(NEEDED)):
+    found = _get(client, run_id)
+    if found is not None and found.info.lifecycle_stage == "active" and until > _number(found.data.tags.get(NEEDED)):
         client.set_tag(run_id, NEEDED, f"{until:.0f}")
 
 

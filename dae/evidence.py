@@ -49,12 +49,16 @@ class Judge:
         if scores.model_uri != candidate.model_uri:
             raise ModelError(f"the scores must be those of {candidate.model_uri}, received those of {scores.model_uri}")
         self.candidate, self.scores, self.noisy, self.policy = candidate, scores, noisy.validation, policy
-        self._known: dict[str | None, Verdict] = {}
+        self._known: dict[tuple[str | None, bool], Verdict] = {}
         self._tried = tried
 
-    def __call__(self, champion: str | None) -> Verdict:
-        """Return the verdict against a champion; found once for each."""
-        if champion not in self._known:
+    def __call__(self, champion: str | None, /, *, at_once: bool = False) -> Verdict:
+        """Return the verdict against a champion; found once for each.
+
+        A champion that came while this challenger was judged was a challenger with it. The better of the two is wanted then,
+        and luck decides which one is second: no tolerance makes up for being worse.
+        """
+        if (champion, at_once) not in self._known:
             asked = self.policy.works is not None
             evidence = Evidence(
                 scores=self.scores,
@@ -62,8 +66,9 @@ class Judge:
                 trial=self.trial if asked else None,
                 rivals=self.rivals,
             )
-            self._known[champion] = gate.judge(evidence, self.policy)
-        return self._known[champion]
+            policy = _without_tolerance(self.policy) if at_once else self.policy
+            self._known[champion, at_once] = gate.judge(evidence, policy)
+        return self._known[champion, at_once]
 
     @cached_property
     def trial(self) -> Trial:
@@ -71,7 +76,7 @@ class Judge:
         if self._tried is not None:
             return self._tried
         logger.info("judge: version %s of %s in a process of its own", self.candidate.version, self.candidate.name)
-        return trial.run(self.candidate)
+        return trial.run(self.candidate.name, self.candidate.version)
 
     @cached_property
     def errors(self) -> Values:
@@ -117,3 +122,10 @@ class Judge:
         drawn = np.load(self.noisy.kinds_path)
         compared = bootstrap.compare(self.errors, theirs, drawn, self.noisy.kinds, policy.confidence)
         return Opponent(version=champion, comparison=compared)
+
+
+def _without_tolerance(policy: GateConfig) -> GateConfig:
+    if policy.champion is None:
+        return policy
+    strict = policy.champion.model_copy(update={"tolerance": min(policy.champion.tolerance, 0.0)})
+    return policy.model_copy(update={"champion": strict})

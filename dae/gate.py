@@ -38,10 +38,18 @@ def judge(evidence: Evidence, policy: GateConfig) -> Verdict:
     checks = [*quality, *_works(evidence.trial, policy.works)]
     reasons = tuple(check.reason for check in checks if not check.passed)
     if not quality:
-        unmet = "" if policy.champion is None else ", and there is no champion to compare with"
+        unmet = "" if policy.champion is None else f", and {_no_comparison(evidence.opponent)}"
         rule = "nothing is promoted for nothing: set gate.max_val_mse, for one"
         reasons = (f"the policy asks for no quality{unmet}; {rule}", *reasons)
     return Verdict(promoted=not reasons, checks=tuple(checks), reasons=reasons, champion=evidence.opponent.version)
+
+
+def _no_comparison(opponent: Opponent) -> str:
+    if opponent.version is None:
+        return "there is no champion to compare with"
+    return (
+        f"the champion, version {opponent.version}, cannot be compared with: {opponent.trouble or 'it was not scored'}"
+    )
 
 
 def _absolute(scores: Scores, policy: GateConfig) -> Iterator[Check]:
@@ -56,6 +64,9 @@ def _absolute(scores: Scores, policy: GateConfig) -> Iterator[Check]:
         value = per_kind[kind].mse if kind in per_kind else None
         yield _at_most(f"val_mse_{kind}", value, asked, "gate.max_val_mse_per_kind")
     if not policy.beat_nothing:
+        for kind in per_kind:
+            if kind not in policy.max_val_mse_per_kind and not math.isfinite(per_kind[kind].mse):
+                yield _at_most(f"val_mse_{kind}", per_kind[kind].mse, None, "every model")
         return
     if not nothing:
         yield _at_most("val_mse_per_kind", None, None, "gate.beat_nothing")

@@ -108,9 +108,11 @@ def locate(reference: str, name: str = TrackingConfig().model_name) -> Located:
         if "/" in path:
             return _located(client.get_model_version(*path.rsplit("/", 1)))
         found = client.get_logged_model(path)
+        run_id = _run_of(found, reference)
+        _tell_if_forced(client.get_run(run_id))
     except MlflowException as error:
         raise ModelError(f"no model {reference} at {tracking.store_uri()}: {error.message}") from error
-    return Located(f"models:/{path}", _run_of(found, reference))
+    return Located(f"models:/{path}", run_id)
 
 
 def _located(version: Any) -> Located:
@@ -133,7 +135,14 @@ def _of_run(run: Any) -> Located:
     logged = run.outputs.model_outputs if run.outputs else []
     if not logged:
         raise ModelError(f"run {run.info.run_id} holds no model: it is {run.info.status}")
+    _tell_if_forced(run)
     return Located(f"models:/{logged[-1].model_id}", run.info.run_id)
+
+
+def _tell_if_forced(run: Any) -> None:
+    if run.data.tags.get("verdict") == "forced":
+        version, name = run.data.tags.get("model_version"), run.data.params.get("tracking.model_name")
+        logger.warning("version %s of %s, made by run %s, was FORCED", version, name, run.info.run_id)
 
 
 @dataclass(frozen=True)

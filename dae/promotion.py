@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
+
+from mlflow.exceptions import MlflowException
 
 from dae import gate, history, ledger, provenance, registry, tracking
 from dae.config import GateConfig
@@ -19,13 +22,21 @@ from dae.history import Entry
 from dae.registry import CHALLENGER, CHAMPION, RegistryError
 from dae.verdicts import Answer, Candidate, Decision, Outcome, Trial, Verdict
 
+MOVED = "moved by other means than dae, or by a promotion that was killed as it wrote"
 MOMENT = 0.5
 """So many seconds alias and ledger must differ before that is put down to other means than a promotion under way."""
 
 
+class Judged(Protocol):
+    """The gate for one version: its verdict against a champion, which may have come while the version was judged."""
+
+    def __call__(self, champion: str | None, /, *, at_once: bool) -> Verdict:
+        """Return the verdict."""
+
+
 def decide(
     candidate: Candidate,
-    judge: Callable[[str | None], Verdict],
+    judge: Judged,
     policy: GateConfig,
     *,
     trial: Callable[[], Trial],
@@ -38,7 +49,7 @@ def decide(
     ----------
     candidate : Candidate
     judge : callable
-        Given the version of the champion, or None, returns the gate's verdict.
+        Given the version of the champion, or None, and whether that one came while this one was judged, returns the verdict.
     policy : GateConfig
         Its switches: `dry_run`, `force` and `approval_hours`.
     trial : callable
@@ -58,15 +69,16 @@ def decide(
         If the version is the champion already.
     """
     name = candidate.name
+    met: list[str | None] = []
     while True:
         entries = settled(name, write=not policy.dry_run)
         live = history.champion(entries)
         if live == candidate.version:
             raise RegistryError(f"version {live} of {name} is the champion already")
-        verdict = judge(live)
+        met.append(live)
+        verdict = judge(live, at_once=live != met[0])
         decision = _decision(verdict, policy, trial, answer)
         if policy.dry_run:
-            _note_dry_run(candidate, decision)
             return decision
         registry.tag(name, candidate.version, {"verdict_checks": _checks(verdict)})
         try:
@@ -88,13 +100,10 @@ def decide(
         return decision
 
 
-def _note_dry_run(candidate: Candidate, decision: Decision) -> None:
-    """Say of a version that was never judged what would become of it; it is no challenger. Nothing else is changed."""
-    if registry.version(candidate.name, candidate.version).tags.get("verdict") != registry.PENDING:
-        return
+def note_dry_run(candidate: Candidate, decision: Decision) -> None:
+    """Say of a new version, which a dry run made and nobody judged yet, what would become of it."""
     said = f"would be {decision.event}: {decision.reason}"
     registry.tag(candidate.name, candidate.version, {"verdict": "dry run", "verdict_reasons": said})
-    _end_challenge(candidate.name, candidate.version)
 
 
 def _decision(verdict: Verdict, policy: GateConfig, trial: Callable[[], Trial], answer: Answer | None) -> Decision:
@@ -156,7 +165,7 @@ def settled(name: str, *, write: bool = True) -> tuple[Entry, ...]:
             return entries
         if found.unsettled or not _lasts(name, found, live):  # another process is at it
             continue
-        reason = "live before the ledger began" if not entries else "the alias had been moved by other means than dae"
+        reason = "live before the ledger began" if not entries else f"the alias had been {MOVED}"
         fields = {"event": "found", "version": live, "champion": live, "against": history.champion(entries)}
         if not write:
             return (*entries, ledger.draft(entries, who="unknown", reason=reason, **fields))
@@ -175,23 +184,33 @@ def finish(name: str) -> list[Entry]:
     todo = list(ledger.state(name).unsettled)
     for entry in todo:
         _describe(name, entry)
-        while True:
-            live = history.champion(ledger.read(name))
-            if live is None or registry.exists(name, live):  # a version deleted by hand cannot be pointed to
-                registry.point(name, CHAMPION, live)
-            if history.champion(ledger.read(name)) == live:
-                break
+        _follow(name, entry)
         ledger.settle(name, entry)
     return todo
 
 
+def _follow(name: str, entry: Entry) -> None:
+    """Let the alias follow the ledger, unless another process has seen to that and the ledger went on."""
+    found = ledger.state(name)
+    if entry not in found.unsettled:
+        return
+    while True:
+        live = history.champion(found.entries)
+        if live is None or registry.exists(name, live):  # a version deleted by hand cannot be pointed to
+            registry.point(name, CHAMPION, live)
+        found = ledger.state(name)
+        if history.champion(found.entries) == live:
+            return
+
+
 def _describe(name: str, entry: Entry) -> None:
     """Write an entry's outcome to its version and its run, and end its time as the challenger."""
-    if entry.version is None or entry.event in ("found", "rolled back") or not registry.exists(name, entry.version):
+    if entry.version is None or entry.event == "found" or not registry.exists(name, entry.version):
         return
     when = entry.at.isoformat(timespec="seconds")
+    event = "rolled back to" if entry.event == "rolled back" else entry.event
     tags: dict[str, str | None] = {
-        "verdict": entry.event,
+        "verdict": event,
         "verdict_reasons": entry.reason,
         "decided_at": when,
         "decided_by": entry.who,
@@ -201,18 +220,21 @@ def _describe(name: str, entry: Entry) -> None:
     elif entry.event == "promoted":  # the gate lets it pass now: force is a thing of the past, which the ledger keeps
         before = registry.version(name, entry.version).tags
         tags |= {key: None for key in ("forced_reason", "forced_by", "forced_at") if key in before}
-    told = entry.event.upper() if entry.event == "forced" else entry.event.capitalize()
+    told = event.upper() if event == "forced" else event.capitalize()
     description = f"{told} by {entry.who} on {when}: {entry.reason}"
     registry.tag(name, entry.version, tags, description)
     if entry.run_id:
-        outcome = {"verdict": entry.event, "model_version": entry.version}
-        registry.retried(partial(tracking.set_tags, entry.run_id, outcome))
-    _end_challenge(name, entry.version)
+        _mark_run(entry.run_id, {"verdict": entry.event, "model_version": entry.version})
+    registry.withdraw(name, CHALLENGER, entry.version)
 
 
-def _end_challenge(name: str, version: str) -> None:
-    if registry.alias(name, CHALLENGER) == version:
-        registry.point(name, CHALLENGER, None)
+def _mark_run(run_id: str, tags: dict[str, str]) -> None:
+    """Say on a run what became of its model, unless somebody has deleted the run: the version is still what it is."""
+    try:
+        registry.retried(partial(tracking.set_tags, run_id, tags))
+    except MlflowException as error:
+        if error.error_code not in registry.ABSENT:
+            raise
 
 
 def unfinished(name: str) -> list[str]:
@@ -226,6 +248,6 @@ def unfinished(name: str) -> list[str]:
     if not found and live != history.champion(entries):
         found.append(
             f"alias {CHAMPION} of {name} names version {live}, the ledger version {history.champion(entries)}: "
-            + ("the ledger has not begun" if not entries else "it was moved by other means than dae")
+            + ("the ledger has not begun" if not entries else f"it was {MOVED}")
         )
     return found

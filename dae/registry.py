@@ -29,7 +29,7 @@ class RegistryError(RuntimeError):
 def register(
     config: PipelineConfig, model: TrainedModel, scores: Scores, data_digest: str, noisy: NoisySets
 ) -> Candidate:
-    """Make exactly the model that was scored a version, not judged yet, and the challenger.
+    """Make exactly the model that was scored a version, not judged yet, and, but in a dry run, the challenger.
 
     Raises
     ------
@@ -46,7 +46,8 @@ def register(
     created = client.create_model_version(name, model.model_uri, model.run_id, tags=tags, model_id=model.model_id)
     candidate = Candidate(name=name, version=str(created.version), run_id=model.run_id, model_uri=model.model_uri)
     tracking.set_tags(model.run_id, {"model_version": candidate.version})
-    point(name, CHALLENGER, candidate.version)
+    if not config.gate.dry_run:
+        point(name, CHALLENGER, candidate.version)
     return candidate
 
 
@@ -97,6 +98,23 @@ def point(name: str, which: str, version: str | None) -> None:
             return
         time.sleep(PAUSE * (attempt + 1))
     raise RegistryError(f"alias {which} of {name} must read back as version {version}, found {alias(name, which)}")
+
+
+def withdraw(name: str, which: str, version: str) -> None:
+    """Remove an alias from a version; where it names another one by now, that is left.
+
+    Raises
+    ------
+    RegistryError
+        If it still reads back as the version, though removed again and again.
+    """
+    for attempt in range(ATTEMPTS):
+        if alias(name, which) != version:
+            return
+        retried(lambda: tracking.connect().delete_registered_model_alias(name, which))
+        time.sleep(PAUSE * attempt)
+    if alias(name, which) == version:
+        raise RegistryError(f"alias {which} of {name} must be gone from version {version}, and is not")
 
 
 def retried(write: Callable[[], object]) -> None:

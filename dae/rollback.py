@@ -80,5 +80,6 @@ def _target(name: str, entries: tuple[Entry, ...], to: str | None) -> str:
         raise RegistryError(
             f"version {target} of {name} was never the champion (those were: {were}); use dae promote {target}"
         )
-    census.keep(str(registry.version(name, target).run_id), 1)  # from dae gc, while it is tried
+    if run_id := registry.version(name, target).run_id:  # none for a version of a model that no run logged
+        census.keep(run_id, 1)  # from dae gc, while it is tried
     return target

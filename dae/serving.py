@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WORKERS = 4
 """Threads, each with a request."""
+PATHS = ("/invocations", "/ping", "/health", "/version")
 STUCK = 5
 """Seconds that worker threads have after that; what a library does in one cannot be stopped."""
 logger = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ def application(model: Any, largest: int) -> Guard:
 
     app = scoring_server.init(model)
     app.router.redirect_slashes = False
+    app.router.routes[:] = [route for route in app.router.routes if route.path in PATHS]  # without FastAPI's own pages
     for error in (ValueError, RecursionError):  # a number of 5,000 digits, a thousand brackets: MLflow expects neither
         app.add_exception_handler(error, unreadable)
     return Guard(app, largest)

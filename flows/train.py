@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from dae import backend, past_runs, store, tracking
+from dae import backend, past_runs, promotion, store, tracking
 from dae.config import PipelineConfig
 from dae.verdicts import PipelineResult
 from flows import approval, limits, outcome
@@ -58,6 +58,8 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
         answer, trial = approval.asked(candidate, scores, noisy, config.gate)
         with _clock(seconds, "promote"):
             version = promote(candidate, scores, noisy, config.gate, answer, trial)
+        if version.decision.dry_run:
+            promotion.note_dry_run(candidate, version.decision)
         tracking.log_metrics(run_id, {f"seconds_{stage}": value for stage, value in seconds.items()})
         result = PipelineResult(
             run_id=run_id, run_name=config.run_name, model=model, scores=scores, version=version, seconds=seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import socket
 import threading
@@ -40,6 +41,7 @@ def prefect_server() -> Iterator[None]:
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
+    random.seed()  # it picks a port: processes of the same seed would pick the same one
     with prefect_test_harness(server_startup_timeout=120), pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))  # for processes that tests start
         yield
@@ -104,12 +106,14 @@ def register_version(logged_once: tuple[Path, TrainedModel], mlflow_store: Path)
     clean = ImageSet(path="clean.npy", sha256="c" * 64, count=2, height=8, width=8, channels=1)
     drawn = NoisySet(clean=clean, path="noisy.npy", kinds_path="kinds.npy", kinds=("gaussian",), sha256="n" * 64)
 
-    def register(name: str = "dae", mse: float = 0.001, scored: str | None = None) -> Candidate:
+    def register(
+        name: str = "dae", mse: float = 0.001, scored: str | None = None, *, dry_run: bool = False
+    ) -> Candidate:
         quality = Quality(mse=mse, psnr=30.0, ssim=0.9, count=2)
         kinds = {"gaussian": quality}
         split = SplitScores(pooled=quality, pooled_nothing=quality, per_kind=kinds, per_kind_nothing=kinds)
         scores = Scores(model_uri=scored or trained.model_uri, validation=split, test=split, images_per_second=1.0)
-        config = PipelineConfig(tracking=TrackingConfig(model_name=name))
+        config = PipelineConfig(tracking=TrackingConfig(model_name=name), gate=GateConfig(dry_run=dry_run))
         sets = NoisySets(train=None, validation=drawn, test=drawn)
         return registry.register(config, trained, scores, "d" * 64, sets)
 

@@ -245,9 +245,9 @@ def test_interrupted_it_leaves_no_half_written_file(folder: Path, saved: str, nu
     ):  # now and then Python loses an interruption that falls into a destructor: a person presses again
         process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            _, stderr = process.communicate(timeout=3)
+            _, stderr = process.communicate(timeout=20)
     assert process.returncode == 128 + number
-    assert "Traceback" not in stderr
+    assert stderr.count("Traceback") == stderr.count("Exception ignored in")  # by which Python tells of a lost one
     assert not [name for name in files(out) if Path(name).name.startswith(".")]
     for name in files(out):
         assert (folder / "in" / name).stat().st_size == (out / name).stat().st_size or not name.endswith(".npy")

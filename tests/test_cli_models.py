@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,7 @@ def dae(*arguments: str) -> tuple[int, str, str]:
 def decide(candidate: Candidate, *, passes: bool, force: str | None = None) -> None:
     check = Check(name="val_mse", value=0.5, limit=1, source="gate", passed=passes, reason="val_mse: the reason")
     verdict = Verdict(promoted=passes, checks=(check,), reasons=() if passes else (check.reason,))
-    promotion.decide(candidate, lambda _: verdict, GateConfig(force=force), trial=Trial, val_mse=0.5)
+    promotion.decide(candidate, lambda *_, at_once: verdict, GateConfig(force=force), trial=Trial, val_mse=0.5)
 
 
 @pytest.fixture
@@ -86,9 +85,9 @@ def test_live_tells_who_is_and_who_was_and_why() -> None:
     assert out.startswith("dae version 3 is live since ")
     assert "FORCED by ada: demo on Friday" in out
     first, _, third = ledger.read("dae")
-    today = f"{datetime.now():%Y-%m-%d}"
-    assert [each["version"] for each in json.loads(dae("models", "live", "--at", today, "--json")[1])] == ["1", "3"]
-    assert dae("models", "live", "--at", today)[1].startswith("dae version 1 was live from ")
+    day = f"{third.at.astimezone():%Y-%m-%d}"
+    assert [each["version"] for each in json.loads(dae("models", "live", "--at", day, "--json")[1])] == ["1", "3"]
+    assert dae("models", "live", "--at", day)[1].startswith("dae version 1 was live from ")
     moment = (first.at + (third.at - first.at) / 2).isoformat()
     assert [each["version"] for each in json.loads(dae("models", "live", "--at", moment, "--json")[1])] == ["1"]
     code, out, _ = dae("models", "live", "--at", "2001-01-01")

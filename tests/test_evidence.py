@@ -95,6 +95,18 @@ def test_a_model_is_no_worse_than_itself_and_no_better_by_a_margin(noisy: NoisyS
     assert not judge(second, noisy, margin)(first.version).promoted
 
 
+def test_beside_one_that_was_a_challenger_at_once_no_tolerance_makes_up_for_being_worse(noisy: NoisySets) -> None:
+    worse, better = version(blur(4)), version(blur(5))
+    tolerant = POLICY.model_copy(update={"champion": ChampionPolicy(tolerance=0.9, tolerance_per_kind=None)})
+    found = judge(worse, noisy, tolerant)
+    assert found(better.version).promoted
+    assert not found(better.version, at_once=True).promoted
+    assert found(better.version).promoted
+    assert judge(better, noisy, tolerant)(worse.version, at_once=True).promoted
+    margin = tolerant.model_copy(update={"champion": ChampionPolicy(tolerance=-0.9, tolerance_per_kind=None)})
+    assert not judge(better, noisy, margin)(worse.version, at_once=True).promoted
+
+
 @pytest.mark.parametrize(("rule", "promoted"), [("refuse", False), ("absolute", True)])
 def test_a_champion_of_another_shape_or_without_files_is_said_so(noisy: NoisySets, rule: str, promoted: bool) -> None:
     policy = GateConfig.model_validate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dae import architectures, model_logging, models, tracking
+from dae import architectures, census, model_logging, models, tracking
 from dae.config import ModelConfig, PipelineConfig
 from dae.records import TrainedOn
 from dae.resumption import Finished
@@ -53,6 +54,8 @@ def test_a_folder_is_done_once_whatever_happens_to_single_files(champion: str, t
     times = {number: file.stat().st_mtime_ns for number, file in done.items()}
     record = Finished.model_validate_json((out / ".dae" / "deep" / "0.png.json").read_text())
     assert record.model == champion
+    kept = tracking.connect().get_run(models.locate(champion).run_id).data.tags[census.NEEDED]
+    assert float(kept) > time.time() + 3600  # from dae gc
 
     for file in bad:
         file.unlink()

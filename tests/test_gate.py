@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dae import gate
@@ -326,29 +327,77 @@ RIVALS = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=400)
-@given(st.builds(scored, ANY, by_kind(ANY), by_kind(ANY)), POLICIES, opponents(ANY), TRIALS, RIVALS)
-def test_no_verdict_passes_with_a_score_that_is_asked_for_and_not_finite(
-    scores: Scores, policy: GateConfig, opponent: Opponent, trial: Trial | None, rivals: tuple[Rival, ...]
-) -> None:
-    verdict = judge(scores, policy, opponent, trial, rivals)
-    if not verdict.promoted:
-        assert verdict.reasons
-        return
-    assert math.isfinite(scores.validation.pooled.mse)
-    for check in verdict.checks:
-        assert check.passed
-        assert check.value is None or math.isfinite(check.value)
-        assert check.limit is None or math.isfinite(check.limit)
-    if policy.champion is not None and opponent.comparison is not None:
-        assert math.isfinite(opponent.comparison.pooled.challenger)
-        assert math.isfinite(opponent.comparison.pooled.high)
-    if policy.works is not None:
-        assert trial is not None
-        assert trial.error is None
+GENEROUS = st.builds(
+    GateConfig,
+    max_val_mse=st.none() | st.floats(0.005, 0.2),
+    max_val_mse_per_kind=st.dictionaries(st.sampled_from(KINDS), st.floats(0.005, 0.2)),
+    beat_nothing=st.booleans(),
+    champion=st.none()
+    | st.builds(ChampionPolicy, tolerance=st.floats(-0.05, 0.5), tolerance_per_kind=st.none() | st.floats(-0.05, 0.5)),
+    works=st.none()
+    | st.builds(
+        WorksPolicy,
+        any_size=st.booleans(),
+        max_latency_ms=st.none() | st.floats(2, 10),
+        max_file_mib=st.none() | st.floats(2, 10),
+        max_memory_mib=st.none() | st.floats(1000, 9000),
+    ),
+    beat_baselines=st.just(()) | st.just(("median", "tv")),
+)
+"""Policies that the evidence below meets."""
+BETTER = compared(-0.2, -0.1, 0.004, 0.005)
+BEATEN = tuple(Rival(name=name, mse=0.01, model_mse=0.004, images=9) for name in ("median", "tv"))
+GOOD = Evidence(scores=scored(), opponent=against(BETTER, dict.fromkeys(KINDS, BETTER)), trial=WORKS, rivals=BEATEN)
+COMPARED = ("challenger", "champion", "low", "high")
+NUMBERS = (
+    "scores.validation.pooled.mse",
+    "scores.validation.per_kind.speckle.mse",
+    "scores.validation.per_kind_nothing.speckle.mse",
+    *(f"opponent.comparison.pooled.{name}" for name in COMPARED),
+    *(f"opponent.comparison.per_kind.speckle.{name}" for name in COMPARED),
+    *(f"trial.{name}" for name in ("difference", "latency_ms", "file_mib", "memory_mib")),
+    "rivals.1.mse",
+    "rivals.1.model_mse",
+)
+"""Every number the gate may look at."""
 
 
-@given(st.data(), POLICIES, st.floats(0, 1))
+def looked_at(path: str, policy: GateConfig) -> bool:
+    if path.startswith("scores"):
+        return policy.beat_nothing or "nothing" not in path
+    if path.startswith("opponent"):
+        asked = policy.champion
+        return asked is not None and ("per_kind" not in path or asked.tolerance_per_kind is not None)
+    if path.startswith("trial"):
+        return policy.works is not None and getattr(policy.works, path.replace("trial.", "max_"), 0) is not None
+    return bool(policy.beat_baselines)
+
+
+def spoiled(record: Any, path: list[str], value: float | None) -> Any:
+    """Return evidence in which one number is another."""
+    first, *rest = path
+    if isinstance(record, tuple):
+        place = int(first)
+        return (*record[:place], spoiled(record[place], rest, value), *record[place + 1 :])
+    inner = record[first] if isinstance(record, dict) else getattr(record, first)
+    changed = spoiled(inner, rest, value) if rest else value
+    return record | {first: changed} if isinstance(record, dict) else record.model_copy(update={first: changed})
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+@given(GENEROUS, st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_no_verdict_passes_with_one_score_that_is_not_finite(path: str, policy: GateConfig, value: float) -> None:
+    """Whatever is asked, if all the others are good; a number that nobody asked for alone is not looked at."""
+    assume(gate.judge(GOOD, policy).promoted)
+    verdict = gate.judge(spoiled(GOOD, path.split("."), value), policy)
+    assert verdict.promoted == (not looked_at(path, policy))
+
+
+def lower(found: Compared, gain: float) -> Compared:
+    return found.model_copy(update={"low": found.low - gain, "high": found.high - gain})
+
+
+@given(st.data(), GENEROUS | POLICIES, st.floats(0, 1))
 def test_improving_any_score_never_turns_a_promotion_into_a_refusal_whatever_is_asked(
     data: st.DataObject, policy: GateConfig, factor: float
 ) -> None:
@@ -356,7 +405,7 @@ def test_improving_any_score_never_turns_a_promotion_into_a_refusal_whatever_is_
     model = data.draw(full(st.floats(0, 0.01)))
     scores = scored(data.draw(st.floats(0, 0.01)), model, data.draw(full(st.floats(0.005, 0.04))))
     finite = st.floats(-0.5, 0.5)
-    opponent = data.draw(opponents(finite))
+    opponent = data.draw(opponents(finite) | st.just(GOOD.opponent))
     trial = WORKS.model_copy(update={"latency_ms": data.draw(st.floats(0.1, 10)), "difference": 1e-7})
     rivals = tuple(
         Rival(name=name, mse=0.01, model_mse=data.draw(st.floats(0, 0.012)), images=9) for name in ("median", "tv")
@@ -374,14 +423,14 @@ def test_improving_any_score_never_turns_a_promotion_into_a_refusal_whatever_is_
             {k: q.mse for k, q in scores.validation.per_kind_nothing.items()},
         )
         assert judge(better, policy, opponent, trial, rivals).promoted
-    if opponent.comparison is not None:
-        gain = 1 - factor
-        lower = opponent.comparison.pooled
-        lower = lower.model_copy(update={"low": lower.low - gain, "high": lower.high - gain})
-        met = opponent.comparison.model_copy(update={"pooled": lower})
-        assert judge(scores, policy, opponent.model_copy(update={"comparison": met}), trial, rivals).promoted
-    faster = trial.model_copy(update={"latency_ms": (trial.latency_ms or 0) * factor, "difference": 0.0})
-    assert judge(scores, policy, opponent, faster, rivals).promoted
+    if (met := opponent.comparison) is not None:
+        for kinds in ({}, *({kind: lower(found, 1 - factor)} for kind, found in met.per_kind.items())):
+            pooled = met.pooled if kinds else lower(met.pooled, 1 - factor)
+            better_met = met.model_copy(update={"pooled": pooled, "per_kind": met.per_kind | kinds})
+            assert judge(scores, policy, opponent.model_copy(update={"comparison": better_met}), trial, rivals).promoted
+    for name in ("latency_ms", "file_mib", "memory_mib", "difference"):
+        better_trial = trial.model_copy(update={name: getattr(trial, name) * factor})
+        assert judge(scores, policy, opponent, better_trial, rivals).promoted
     beating = tuple(rival.model_copy(update={"model_mse": rival.model_mse * factor}) for rival in rivals)
     assert judge(scores, policy, opponent, trial, beating).promoted
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -62,14 +63,18 @@ def test_a_stopped_command_leaves_no_server_and_a_run_that_can_go_on(
 ) -> None:
     servers = servers_of(home)
     assert len(servers) == 1
-    os.killpg(running.pid, number)  # as a terminal does: every process of the group gets it
-    output = running.stdout.read() if running.stdout else ""
-    running.wait(timeout=60)
+    output = None
+    while (
+        output is None
+    ):  # now and then Python loses an interruption that falls into a destructor: a person presses again
+        os.killpg(running.pid, number)  # as a terminal does: every process of the group gets it
+        with suppress(subprocess.TimeoutExpired):
+            output = running.communicate(timeout=30)[0]
     assert psutil.wait_procs(servers, timeout=30)[1] == []
 
     (run,) = tracking.connect().search_runs([each.experiment_id for each in tracking.connect().search_experiments()])
     assert run.info.status == status
-    assert "Traceback" not in output
+    assert output.count("Traceback") == output.count("Exception ignored in")  # by which Python tells of a lost one
     if status == "KILLED":
         assert re.search(rf"go on with: dae train --resume {run.info.run_id}", output)
     assert past_runs.resumable(run.info.run_id[:8]).tracking.resume == run.info.run_id

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from dae import history, ledger, promotion, registry, tracking
+from dae import history, ledger, models, promotion, registry, tracking
 from dae.config import GateConfig
 from dae.registry import RegistryError
 from dae.rollback import rollback as rollback_of
@@ -35,7 +35,7 @@ def decide(
     trial: Trial = WORKS,
     **switches: object,
 ) -> Decision:
-    def judge(champion: str | None) -> Verdict:
+    def judge(champion: str | None, /, *, at_once: bool) -> Verdict:
         return verdict(promoted=passes if isinstance(passes, bool) else passes(champion), champion=champion)
 
     policy = GateConfig.model_validate(switches)
@@ -96,11 +96,22 @@ def test_a_dry_run_changes_nothing_of_a_version_that_was_judged(register_version
 
 def test_a_new_version_says_what_a_dry_run_found_and_is_no_challenger(register_version: Register) -> None:
     decide(register_version())
-    decide(register_version(), passes=False, dry_run=True)
+    candidate = register_version(dry_run=True)
+    promotion.note_dry_run(candidate, decide(candidate, passes=False, dry_run=True))
     assert registry.aliases("dae") == {"champion": "1"}
     assert tags("2")["verdict"] == "dry run"
     assert tags("2")["verdict_reasons"] == "would be refused: val_mse: 0.01000 is above 0.00690"
     assert len(told()) == 1
+
+
+def test_a_dry_run_changes_nothing_of_a_version_that_waits_to_be_judged(register_version: Register) -> None:
+    decide(register_version())
+    candidate = register_version()
+    before = (told(), registry.aliases("dae"), tags("2"))
+    assert decide(candidate, dry_run=True).promoted
+    assert (told(), registry.aliases("dae"), tags("2")) == before
+    register_version(dry_run=True)
+    assert registry.aliases("dae") == {"champion": "1", "challenger": "2"}
 
 
 def test_a_dry_run_on_a_new_registry_makes_no_ledger(register_version: Register) -> None:
@@ -121,6 +132,18 @@ def test_a_forced_version_carries_who_when_and_why(register_version: Register, m
     assert (entry.event, entry.who, entry.reason) == ("forced", "ada", "demo on Friday")
     assert history.forced(ledger.read("dae"), "1") == entry
     assert found.tags["forced_at"] == entry.at.isoformat(timespec="seconds")
+
+
+def test_whoever_loads_a_forced_model_is_told_whatever_names_it(
+    register_version: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    candidate = register_version()
+    decide(candidate, passes=False, force="demo on Friday")
+    for reference in ("1", "models:/dae@champion", candidate.run_id, candidate.model_uri):
+        caplog.clear()
+        models.locate(reference)
+        assert "version 1 of dae" in caplog.text
+        assert "FORCED" in caplog.text
 
 
 def test_a_forced_version_stays_marked_until_the_gate_lets_it_pass(register_version: Register) -> None:
@@ -267,7 +290,37 @@ def test_rollback_puts_the_previous_champion_back_and_then_the_one_before(regist
     assert rollback("3").version == "3"
     assert [event for event, *_ in told()] == ["promoted"] * 3 + ["rolled back"] * 3
     assert registry.champion("dae") == "3"
-    assert tags("3")["verdict"] == "promoted"
+    assert (tags("3")["verdict"], tags("3")["verdict_reasons"]) == ("rolled back to", "it blurs")
+
+
+def test_a_champion_that_came_back_is_not_shown_as_refused(register_version: Register) -> None:
+    first = register_version()
+    decide(first)
+    decide(register_version())
+    decide(first, passes=False)
+    assert tags("1")["verdict"] == "refused"
+    rollback()
+    assert tags("1")["verdict"] == "rolled back to"
+    assert registry.version("dae", "1").description.startswith("Rolled back to by ")
+
+
+def test_a_run_deleted_by_hand_stops_neither_its_promotion_nor_a_rollback(register_version: Register) -> None:
+    first, second = register_version(), register_version()
+    decide(first)
+    tracking.connect().delete_run(second.run_id)
+    decide(second)
+    assert registry.champion("dae") == "2"
+    assert promotion.unfinished("dae") == []
+    assert rollback().version == "1"
+
+
+def test_rollback_to_a_version_of_a_model_that_no_run_logged(register_version: Register) -> None:
+    source = register_version().model_uri
+    tracking.connect().create_model_version("dae", source)
+    registry.point("dae", registry.CHAMPION, "2")
+    decide(register_version())
+    assert rollback().version == "2"
+    assert registry.champion("dae") == "2"
 
 
 @pytest.mark.parametrize(
@@ -354,6 +407,36 @@ def test_of_two_challengers_at_once_the_second_meets_the_first(register_version:
     assert met == [None, "1"]
     assert told() == [("promoted", "1", "1"), ("refused", "2", "1")]
     assert registry.champion("dae") == "1"
+
+
+def test_the_gate_is_told_of_a_champion_that_came_meanwhile(register_version: Register) -> None:
+    first, second, other = register_version(), register_version(), register_version()
+    decide(first)
+    met: list[tuple[str | None, bool]] = []
+
+    def judge(champion: str | None, /, *, at_once: bool) -> Verdict:
+        if not met:
+            decide(other)
+        met.append((champion, at_once))
+        return verdict(promoted=True, champion=champion)
+
+    promotion.decide(second, judge, GateConfig(), trial=lambda: WORKS)
+    assert met == [("1", False), ("3", True)]
+
+
+def test_the_end_of_a_challenge_leaves_the_challenger_that_came_meanwhile(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_version()
+    delete = MlflowClient.delete_registered_model_alias
+
+    def registering(client: MlflowClient, name: str, which: str) -> None:
+        delete(client, name, which)
+        register_version()
+
+    monkeypatch.setattr(MlflowClient, "delete_registered_model_alias", registering)
+    registry.withdraw("dae", registry.CHALLENGER, "1")
+    assert registry.alias("dae", registry.CHALLENGER) == "2"
 
 
 def test_a_promotion_that_another_process_is_at_is_not_taken_for_a_moved_alias(
@@ -468,7 +551,7 @@ def test_a_crash_before_any_write_of_the_first_promotion_ever(
 def test_a_crash_during_a_rollback_is_finished_by_the_next_command(
     register_version: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(1, 10):
+    for number in range(1, 20):
         name = f"model{number}"
         decide(register_version(name))
         decide(register_version(name))
@@ -493,7 +576,7 @@ own, rounds, gate = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 def judge_of(name, version):
     def mse(number):
         return float(registry.version(name, number).tags["best_val_mse"])
-    def judge(champion):
+    def judge(champion, /, *, at_once):
         better = champion is None or mse(version) < mse(champion)
         check = Check(name="val_mse", value=1, limit=1, source="", passed=better, reason=f"met {champion}")
         return Verdict(promoted=better, checks=(check,), reasons=() if better else (check.reason,), champion=champion)

@@ -219,6 +219,10 @@ def test_other_paths_and_methods_are_not_there(server: Server) -> None:
     for path in ("/predict", "/invocations/"):
         found = server.ask("POST", path, JSON, inputs([[0.5]]))
         assert found == (404, {"error_code": "NOT_FOUND", "message": there})
+    for path in ("/docs", "/redoc", "/openapi.json", "/"):
+        assert server.ask("GET", path, {}, None)[0] == 404
+    for path in ("/ping", "/health", "/version"):
+        assert server.ask("GET", path, {}, None)[0] == 200
 
 
 def test_a_client_that_sends_everything_first_sees_why_it_is_refused(server: Server) -> None:

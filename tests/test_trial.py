@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_registered_version_works_in_a_process_of_its_own(register_version: Register) -> None:
     candidate = register_version()
-    found = trial.run(candidate)
+    found = trial.run(candidate.name, candidate.version)
     assert failed(found) == []
     assert found.sha256 == found.recorded_sha256 == registry.version("dae", "1").tags["model_sha256"]
     assert found.difference is not None
@@ -73,7 +74,7 @@ def test_a_trial_that_takes_too_long_is_an_error(folder: Path, monkeypatch: pyte
 def test_a_version_that_is_not_there_is_an_error(register_version: Register) -> None:
     candidate = register_version()
     with pytest.raises(registry.RegistryError, match="dae has no version 9"):
-        trial.run(candidate.model_copy(update={"version": "9"}))
+        trial.run(candidate.name, "9")
 
 
 def test_other_weights_give_other_outputs(folder: Path) -> None:
@@ -112,6 +113,17 @@ def test_outputs_that_are_no_numbers_or_of_another_shape_are_seen(folder: Path) 
         found = trial.examine(folder)
         assert words in str(found.one_image)
         assert "loads" in failed(found)
+
+
+def test_outputs_that_cannot_be_compared_with_those_on_record_are_not_taken_for_missing_ones(folder: Path) -> None:
+    with np.load(folder / store.REFERENCE) as stored:
+        noisy = stored["noisy"]
+    np.savez(folder / store.REFERENCE, noisy=noisy, restored=np.zeros((3, 5, 5, 1), np.float32))
+    found = trial.examine(folder)
+    assert found.difference == np.inf
+    assert found.one_image is None
+    assert Trial.model_validate_json(json.dumps(found.model_dump(mode="json"))) == found
+    assert failed(found) == ["checksum", "outputs"]
 
 
 def test_a_model_that_would_run_code_is_not_loaded(folder: Path) -> None:

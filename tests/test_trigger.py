@@ -265,7 +265,10 @@ def test_a_run_that_is_over_is_told_at_once_with_all_it_logged(client: SyncPrefe
     assert told == [*(f"line {number}" for number in range(450)), "WARNING careful", "ERROR broken"]
 
 
-def test_states_and_lines_are_told_as_they_come_and_once_each(client: SyncPrefectClient, run: FlowRun) -> None:
+def test_states_and_lines_are_told_as_they_come_and_once_each(
+    client: SyncPrefectClient, run: FlowRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trigger, "QUIET_SECONDS", 3)  # for the last word to come in
     said: list[str] = []
 
     def until(text: str) -> None:
@@ -279,6 +282,7 @@ def test_states_and_lines_are_told_as_they_come_and_once_each(client: SyncPrefec
         put(other, run, Pending())
         until("Pending")
         put(other, run, Running())
+        until("Running")
         log(other, run, "one", "two")
         until("two")
         log(other, run, "of another batch, late", ago=4)
@@ -568,11 +572,21 @@ def test_waiting_ends_in_time_and_the_run_goes_on(
 
 
 def test_whoever_stops_waiting_is_told_that_the_run_goes_on(
-    worked: Callable[..., Done], client: SyncPrefectClient, deployed: Deployed
+    worked: Callable[..., Done], client: SyncPrefectClient, deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    following, follow = threading.Event(), trigger.follow
+
+    def followed(*arguments: Any) -> Any:
+        following.set()
+        return follow(*arguments)
+
     def press(_: SyncPrefectClient, run: FlowRun) -> None:
-        time.sleep(0.5)
+        assert following.wait(60)
+        time.sleep(2)  # into the pause between two looks, best of all
         _thread.interrupt_main()
+
+    monkeypatch.setattr(trigger, "follow", followed)
+    monkeypatch.setattr(trigger, "POLL_SECONDS", 30)
 
     code, _, err = worked(press)
     (run,) = runs_of(client, deployed.train)

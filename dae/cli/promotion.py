@@ -67,13 +67,13 @@ def rollback(
 ) -> None:
     """Make the previous champion the champion again, after checking that it loads and works."""
     with options.reported():
-        from dae import registry, trial
         from dae import rollback as library
+        from dae import trial
         from dae.config import ConfigError
 
         if not reason.strip():
             raise ConfigError("--reason must say why, received an empty text")
-        entry = library.rollback(name, reason, lambda version: trial.run(registry.candidate(name, version)), to)
+        entry = library.rollback(name, reason, lambda version: trial.run(name, version), to)
     typer.echo(
         f"Rolled back: {name} version {entry.version} is the champion again, in place of version {entry.against}."
     )

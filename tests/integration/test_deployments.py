@@ -116,12 +116,13 @@ def test_a_scheduled_run_comes_in_on_time_trains_and_promotes(team: Team) -> Non
         assert team.dae("deploy").returncode == 0
         (run,) = wait(lambda: [r for r in runs_of(team, "train-denoiser/retrain") if r.expected_start_time == due], 150)
         assert run.auto_scheduled
-        ended = wait(lambda: team.ended(str(run.id)), 240)
+        ended = wait(lambda: team.ended(str(run.id)), 480)
     finally:
         file.write_text(text)
         team.dae("deploy")
     assert ended.state_name == "Completed", ended.state
-    assert timedelta(0) <= ended.start_time - due < timedelta(seconds=45)
+    # Prefect rounds the time a run has yet to wait, so that one may start half a second early.
+    assert timedelta(seconds=-1) < ended.start_time - due < timedelta(seconds=45)
     assert team.champion("dae") not in (None, before)
     (recorded,) = [r for r in team.runs() if r.data.tags.get("prefect.flow_run_id") == str(run.id)]
     assert (recorded.info.status, recorded.data.tags["verdict"]) == ("FINISHED", "promoted")
@@ -206,9 +207,13 @@ def test_waiting_ends_in_time_and_a_run_that_is_cancelled_says_so(team: Team) ->
     late = team.dae("trigger", "ci", *LONG, "--timeout", "0.05")
     assert late.returncode == 3, late.stdout
     assert "the run goes on" in late.stdout
+    run = flow_run_id(late.stdout)
+    wait(
+        lambda: team.flow_run(run).state_type == StateType.RUNNING, 60
+    )  # between worker and process nobody would see to it
     with team.prefect() as client:
-        client.set_flow_run_state(UUID(flow_run_id(late.stdout)), Cancelling())
-    wait(lambda: team.flow_run(flow_run_id(late.stdout)).state_type == StateType.CANCELLED, 120)
+        client.set_flow_run_state(UUID(run), Cancelling())
+    wait(lambda: team.flow_run(run).state_type == StateType.CANCELLED, 120)
 
 
 def _status(team: Team, flow_run: str) -> str:
@@ -231,14 +236,14 @@ def test_a_run_that_takes_longer_than_its_deployment_allows_times_out(team: Team
 
 
 def test_after_downtime_only_the_newest_late_run_goes_ahead_one_at_a_time(team: Team) -> None:
-    start = datetime.now(UTC) + timedelta(seconds=75)  # the scheduler looks once a minute, and only ahead
-    three = f"DTSTART:{start:%Y%m%dT%H%M%S}\nRRULE:FREQ=SECONDLY;INTERVAL=5;COUNT=3"
     supervisor(team, "stop", "worker")
     status = team.dae("services", "status", anonymous=True)  # though the server takes it for online a while longer
     assert (status.returncode, status.stdout.count("healthy")) == (1, 3), status.stdout
     before = {run.id for run in runs_of(team, "train-denoiser/retrain")}
     with team.prefect() as client:
         retrain = client.read_deployment_by_name("train-denoiser/retrain")
+        start = datetime.now(UTC) + timedelta(seconds=75)  # the scheduler looks once a minute, and only ahead
+        three = f"DTSTART:{start:%Y%m%dT%H%M%S}\nRRULE:FREQ=SECONDLY;INTERVAL=5;COUNT=3"
         asked = DeploymentScheduleCreate(schedule=RRuleSchedule(rrule=three), active=True)
         (made,) = client.create_deployment_schedules(retrain.id, [asked])
         try:
