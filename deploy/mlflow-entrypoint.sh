@@ -10,4 +10,11 @@ database_uri = ${MLFLOW_BACKEND_STORE_URI:?must be set}_auth
 admin_username = admin
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 INI
+if [ "$*" = upgrade ]; then # of the databases; libpq has the password from the environment
+	rest=${MLFLOW_BACKEND_STORE_URI#*://dae:}
+	export PGPASSWORD="${rest%%@*}"
+	address="${MLFLOW_BACKEND_STORE_URI%%:"$PGPASSWORD"@*}@${rest#*@}"
+	mlflow db upgrade "$address"
+	exec python -m mlflow.server.auth db upgrade --url "${address}_auth"
+fi
 exec "$@"

@@ -103,7 +103,10 @@ def _others(client: SyncPrefectClient, asked: list[Deployment]) -> list[Deployme
 
 
 def _switch_on(client: SyncPrefectClient, asked: list[Deployment]) -> None:
-    """Set whether a deployment is paused, and each schedule active: Prefect's command leaves what it finds as it is."""
+    """Set whether a deployment is paused and each schedule active, and remove schedules nobody asks for.
+
+    Prefect's command leaves all of that as it finds it.
+    """
     for each in asked:
         active = {slug: on for _, _, slug, on in each.schedules}
         found = _deployment(client, each)
@@ -112,7 +115,9 @@ def _switch_on(client: SyncPrefectClient, asked: list[Deployment]) -> None:
         if bool(found.paused) != each.paused:
             (client.pause_deployment if each.paused else client.resume_deployment)(found.id)
         for schedule in found.schedules:
-            if (on := active.get(str(schedule.slug))) not in (None, schedule.active):
+            if (on := active.get(str(schedule.slug))) is None:
+                client.delete_deployment_schedule(found.id, schedule.id)
+            elif on != schedule.active:
                 client.update_deployment_schedule(found.id, schedule.id, active=on)
 
 

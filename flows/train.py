@@ -43,7 +43,7 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     backend.configure()
     seconds: dict[str, float] = {}
     if config.tracking.resume:
-        _close(past_runs.flow_run_of(config.tracking.resume))
+        _close(config.tracking.resume)
     with tracking.run(config, str(flow_run.id)) as run_id:
         with _clock(seconds, "ingest"):
             images = ingest(config)
@@ -69,8 +69,16 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     return outcome.ended(result)
 
 
-def _close(flow_run_id: str | None) -> None:
-    """Mark the flow run of a killed process as crashed, if this server knows it and it is not over."""
+def _close(resumed: str) -> None:
+    """Mark the flow run that a run had before as crashed, if this server knows it and it is not over.
+
+    Raises
+    ------
+    TrackingError
+        If the run has not stopped.
+    """
+    tracking.unfinished(tracking.connect(), resumed)
+    flow_run_id = past_runs.flow_run_of(resumed)
     if flow_run_id is None:
         return
     with get_client(sync_client=True) as client:

@@ -18,7 +18,7 @@ import typer
 import yaml
 
 from dae import backend, cli
-from dae.services import environment, health, postgres, settings, supervision
+from dae.services import environment, health, lifecycle, postgres, settings, supervision
 from dae.services.postgres import ServicesError
 from dae.services.settings import ServiceSettings
 
@@ -192,6 +192,7 @@ def test_a_unit_becomes_what_supervisord_would_run(unit: Any, monkeypatch: pytes
     monkeypatch.setenv("DAE_POSTGRES_ADMIN_PASSWORD", found.postgres_admin_password)
     monkeypatch.setattr(os, "execve", lambda *call: became.append(call))
     monkeypatch.setattr(postgres, "initialise", lambda _: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 999)  # a unit's user is not root
     for name in SERVICES:
         unit.start(found, name)
     lines = [line for _, line, _ in became]
@@ -203,6 +204,20 @@ def test_a_unit_becomes_what_supervisord_would_run(unit: Any, monkeypatch: pytes
         assert not any(name.startswith("DAE_POSTGRES_") for name in variables)
     assert (found.folder / "basic_auth.ini").read_text(encoding="utf-8") == environment.basic_auth(found)
     assert (found.folder / "client.env").read_text(encoding="utf-8") == environment.shell(found)
+
+
+def test_a_unit_does_not_start_on_half_a_restore(unit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, became = made(), []
+    monkeypatch.setattr(os, "execve", lambda *call: became.append(call))
+    monkeypatch.setattr(postgres, "initialise", lambda _: None)
+    found.folder.mkdir(parents=True, exist_ok=True)
+    lifecycle.half_restored(found).write_text("/backups/1", encoding="utf-8")
+    for name in ("mlflow", "prefect", "worker"):
+        with pytest.raises(ServicesError, match="a restore was interrupted: do it again, from /backups/1"):
+            unit.start(found, name)
+    assert became == []
+    unit.start(found, "postgres")  # which a restore needs
+    assert len(became) == 1
 
 
 def test_a_unit_does_not_wait_for_a_process_that_has_ended(unit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +260,26 @@ def test_mlflow_gets_the_file_that_make_services_writes(tmp_path: Path) -> None:
     done = subprocess.run(command, env={**os.environ, **given}, capture_output=True, text=True, check=True)
     assert done.stdout == environment.basic_auth(found)
     assert file.stat().st_mode & 0o077 == 0
+
+
+def test_an_upgrade_in_a_container_shows_no_password(tmp_path: Path) -> None:
+    for name in ("mlflow", "python"):
+        stub = tmp_path / name
+        stub.write_text(f'#!/bin/sh\necho {name} "$@" "$PGPASSWORD"\n', encoding="utf-8")
+        stub.chmod(0o755)
+    found = made()
+    given = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "basic_auth.ini"),
+        "MLFLOW_BACKEND_STORE_URI": found.database("mlflow", "psycopg2"),
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+    }
+    command = [str(DEPLOY / "mlflow-entrypoint.sh"), "upgrade"]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
+    address = f"postgresql+psycopg2://dae@127.0.0.1:{found.postgres_port}/mlflow"
+    assert done.stdout.splitlines() == [
+        f"mlflow db upgrade {address} {found.postgres_password}",
+        f"python -m mlflow.server.auth db upgrade --url {address}_auth {found.postgres_password}",
+    ]
 
 
 def test_postgres_gets_the_databases_that_make_services_makes() -> None:

@@ -81,6 +81,30 @@ def test_down_and_status_of_a_project_that_never_had_services(home: Path) -> Non
     assert not list(home.iterdir())
 
 
+def test_down_needs_no_passwords(home: Path) -> None:
+    (home / ".services").mkdir()
+    assert dae("down") == (0, "No services are running.\n", "")
+
+
+@pytest.mark.parametrize("command", ["up", "upgrade"])
+def test_half_a_restore_is_finished_first(found: ServiceSettings, command: str) -> None:
+    found.folder.mkdir()
+    lifecycle.half_restored(found).write_text("/backups/1\n")
+    code, _, err = dae(command)
+    assert (code, "a restore was interrupted: do it again, from /backups/1" in " ".join(err.split())) == (1, True)
+
+
+def test_a_restore_that_cannot_be_done_leaves_no_passwords_behind(home: Path, found: ServiceSettings) -> None:
+    backup = home / "backup"
+    backup.mkdir()
+    for name in ("mlflow.dump", "mlflow_auth.dump", "prefect.dump", "artifacts.tar"):
+        (backup / name).touch()
+    settings.path().rename(backup / "env")
+    code, _, err = dae("restore", str(backup), "--yes")
+    assert (code, "PostgreSQL must be installed" in " ".join(err.split())) == (1, True), err
+    assert not settings.path().exists()
+
+
 def test_down_and_status_where_nothing_runs(found: ServiceSettings, own_ports: dict[str, int]) -> None:
     assert dae("down") == (0, "No services are running.\n", "")
     code, out, err = dae("status")

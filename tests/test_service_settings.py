@@ -79,6 +79,26 @@ def test_a_variable_wins_over_its_line(load: Callable[..., ServiceSettings], mon
     assert (found.prefect_port, found.mlflow_port) == (4300, 5055)
 
 
+def test_new_passwords_are_not_made_beside_a_cluster_with_others(home: Path) -> None:
+    (home / ".services" / "postgres").mkdir(parents=True)
+    (home / ".services" / "postgres" / "PG_VERSION").write_text("15\n")
+    with pytest.raises(ConfigError, match="postgres was made with its passwords; put it back"):
+        settings.load_or_make()
+    assert not settings.path().exists()
+
+
+def test_what_is_saved_has_the_secrets_in_force(
+    load: Callable[..., ServiceSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = settings.text(load())
+    assert before == settings.path().read_text()
+    monkeypatch.setenv("DAE_MLFLOW_PASSWORD", "of-the-environment")
+    monkeypatch.setenv("DAE_MLFLOW_PORT", "6002")
+    changed = settings.text(settings.load())
+    line = next(line for line in before.splitlines() if line.startswith("DAE_MLFLOW_PASSWORD="))
+    assert changed == before.replace(line, "DAE_MLFLOW_PASSWORD=of-the-environment")
+
+
 def test_without_the_file_the_message_says_what_writes_it(home: Path) -> None:
     with pytest.raises(ConfigError, match="make services writes it") as refused:
         settings.load()
@@ -262,7 +282,7 @@ def test_supervisord_reads_four_programs_that_listen_where_they_are_asked_to(
     found = load(services_host="10.0.0.7", postgres_port="6001", mlflow_port="6002", prefect_port="6003")
     read = programs(found)
     assert read.keys() == {"postgres", "mlflow", "prefect", "worker"}
-    assert read["postgres"][0] == str(root / "15" / "bin" / "postgres")
+    assert str(root / "15" / "bin" / "postgres") in read["postgres"]
     assert option(read["postgres"], "-D") == str(found.folder / "postgres")
     assert option(read["postgres"], "-k") == ""
     assert (option(read["postgres"], "-h"), option(read["postgres"], "-p")) == (
@@ -274,6 +294,21 @@ def test_supervisord_reads_four_programs_that_listen_where_they_are_asked_to(
         assert option(read[name], "--port") == str(found.ports()[name])
     assert option(read["mlflow"], "--app-name") == "basic-auth"
     assert option(read["worker"], "--pool") == "dae"
+
+
+@pytest.mark.parametrize(("number", "first"), [(0, "/usr/bin/env"), (999, None)])
+def test_postgresql_gets_no_secret_where_it_runs_as_a_user_of_its_own(
+    load: Callable[..., ServiceSettings],
+    installed: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    first: str | None,
+) -> None:
+    server = str(installed("15") / "15" / "bin" / "postgres")
+    monkeypatch.setattr(os, "geteuid", lambda: number)
+    line = programs(load())["postgres"]
+    assert line[0] == (first or server)
+    assert (line[1] == "-i") == (first is not None)
 
 
 def option(command: list[str], name: str) -> str:

@@ -35,10 +35,11 @@ def down() -> None:
     with options.reported():
         from dae.services import lifecycle, settings
 
-        if not settings.path().exists():
+        found = settings.load() if settings.path().exists() else settings.without_secrets()
+        if not settings.path().exists() and not found.folder.exists():
             typer.echo("No services were ever started here.")
             return
-        stopped = lifecycle.down(settings.load())
+        stopped = lifecycle.down(found)
         typer.echo(f"Stopped: {', '.join(stopped)}." if stopped else "No services are running.")
 
 

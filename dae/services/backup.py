@@ -73,25 +73,37 @@ def restore(source: Path, say: Say) -> None:
     wanted = [f"{name}.dump" for name in environment.DATABASES] + [ARTIFACTS, ENVIRONMENT]
     if missing := [name for name in wanted if not (source / name).is_file()]:
         raise ConfigError(f"{source} must be a backup: {', '.join(missing)} is missing")
-    _same_password(source / ENVIRONMENT)
-    if not settings.path().exists():
-        settings.write_private(settings.path(), (source / ENVIRONMENT).read_text(encoding="utf-8"))
-    found = settings.load()
-    _with_database_alone(found, say, lambda: _put_back(found, source, say))
+    made = _environment(source / ENVIRONMENT)
+    try:
+        found = settings.load()
+        _require_password(found, source / ENVIRONMENT)
+        _with_database_alone(found, say, lambda: _put_back(found, source, say))
+    except BaseException:
+        if made:
+            settings.path().unlink()
+        raise
 
 
-def _same_password(backup: Path) -> None:
-    """Refuse to put back MLflow's users under an ``.env`` with another password: nobody could log in."""
-    theirs, ours = (
-        re.findall(r"^DAE_MLFLOW_PASSWORD=(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-        if file.exists()
-        else []
-        for file in (backup, settings.path())
-    )
-    if ours and ours != theirs:
+def _environment(backup: Path) -> bool:
+    """Make ``.env`` of the backup where neither it nor the environment has the variables; tell whether that was done."""
+    if settings.path().exists():
+        return False
+    try:
+        settings.load()
+    except ConfigError:
+        settings.write_private(settings.path(), backup.read_text(encoding="utf-8"))
+        return True
+    return False
+
+
+def _require_password(found: ServiceSettings, backup: Path) -> None:
+    """Refuse to put back MLflow's users under another password than theirs: nobody could log in."""
+    theirs = re.findall(r"^DAE_MLFLOW_PASSWORD=(.*)$", backup.read_text(encoding="utf-8"), re.MULTILINE)
+    if theirs != [found.mlflow_password]:
         raise ConfigError(
-            f"DAE_MLFLOW_PASSWORD of {settings.path()} must be that of the backup, which MLflow's users are part of: "
-            f"move {settings.path()} away to have it made of the backup, or set it to the one in {backup}"
+            f"DAE_MLFLOW_PASSWORD, of the environment or {settings.path()}, must be that of the backup, which MLflow's users "
+            f"are part of: set it to the one in {backup}, or move {settings.path()} and {postgres.cluster(found)} away to have "
+            "both made of the backup"
         )
 
 
@@ -109,12 +121,17 @@ def _put_back(found: ServiceSettings, source: Path, say: Say) -> None:
         postgres.restore_beside(found, name, source / f"{name}.dump")
     mark = lifecycle.half_restored(found)
     mark.write_text(f"{source}\n", encoding="utf-8")
-    postgres.put_in_place(found, environment.DATABASES)
+    try:
+        postgres.put_in_place(found, environment.DATABASES)
+    except ServicesError:  # and nothing was
+        mark.unlink()
+        raise
     shutil.rmtree(old, ignore_errors=True)
     if (found.folder / "artifacts").exists():
         (found.folder / "artifacts").rename(old)
     (fresh / "artifacts").rename(found.folder / "artifacts")
     mark.unlink()
+    postgres.drop_replaced(found, environment.DATABASES)
     shutil.rmtree(fresh)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -127,6 +144,7 @@ def upgrade(found: ServiceSettings, say: Say) -> None:
     ServicesError
         If the services are up, or a migration fails.
     """
+    lifecycle.require_whole(found)
     _with_database_alone(found, say, lambda: _migrate(found, say))
 
 
@@ -144,6 +162,7 @@ def _migrate(found: ServiceSettings, say: Say) -> None:
         done = subprocess.run(
             [sys.executable, "-m", *command],
             env=environment.of_services(found) | {"PGPASSWORD": found.postgres_password},
+            cwd=store.home(),  # not one that this user may not enter: Prefect looks for a file there
             capture_output=True,
             text=True,
             check=False,

@@ -28,8 +28,7 @@ def up(settings: ServiceSettings, say: Say) -> None:
         that its log can be looked at; calling again goes on.
     """
     with changing(settings):
-        if (mark := half_restored(settings)).exists():
-            raise ServicesError(f"a restore was interrupted: do it again, from {mark.read_text().strip()}")
+        require_whole(settings)
         database(settings, say)
         for name in ("mlflow", "prefect"):
             supervision.start(settings, name)
@@ -42,6 +41,18 @@ def up(settings: ServiceSettings, say: Say) -> None:
 def half_restored(settings: ServiceSettings) -> Path:
     """Return the file that is there while databases and artifacts may be of different times."""
     return settings.folder / ".restoring"
+
+
+def require_whole(settings: ServiceSettings) -> None:
+    """Refuse to go on while databases and artifacts may be of different times.
+
+    Raises
+    ------
+    ServicesError
+        If a restore was interrupted.
+    """
+    if (mark := half_restored(settings)).exists():
+        raise ServicesError(f"a restore was interrupted: do it again, from {mark.read_text().strip()}")
 
 
 def database(settings: ServiceSettings, say: Say) -> None:

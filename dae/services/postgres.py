@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dae.services import environment
-from dae.services.settings import LOOPBACK, ServiceSettings
+from dae.services.settings import CLUSTER, LOOPBACK, ServiceSettings
 
 ROLE, ADMIN = "dae", "postgres"
 DEBIAN = Path("/usr/lib/postgresql")
@@ -65,7 +65,7 @@ def user() -> str | None:
 
 def cluster(settings: ServiceSettings) -> Path:
     """Return the folder of the cluster."""
-    return settings.folder / "postgres"
+    return settings.folder / CLUSTER
 
 
 def command(settings: ServiceSettings) -> str:
@@ -201,23 +201,38 @@ def restore_beside(settings: ServiceSettings, name: str, file: Path) -> None:
 
 
 def put_in_place(settings: ServiceSettings, names: Sequence[str]) -> None:
-    """Put restored databases in place of those there are: all of them at once, or none."""
+    """Put restored databases in place of those there are, which are kept: all of them at once, or none.
+
+    Raises
+    ------
+    ServicesError
+        If one cannot be renamed; none was then.
+    """
+    import psycopg2
     from psycopg2 import sql
 
     def rename(cursor: Any, old: str, new: str) -> None:
         cursor.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new)))
 
+    drop_replaced(settings, names)
+    with closing(connection(settings)) as opened, opened.cursor() as cursor:
+        opened.autocommit = False
+        try:
+            for name in names:
+                rename(cursor, name, f"{name}_before")
+                rename(cursor, f"{name}_restored", name)
+        except psycopg2.Error as error:
+            raise ServicesError(f"the databases are as they were: {' '.join(str(error).split())}") from error
+        opened.commit()
+
+
+def drop_replaced(settings: ServiceSettings, names: Sequence[str]) -> None:
+    """Remove the databases that `put_in_place` kept, where they are."""
+    from psycopg2 import sql
+
     with closing(connection(settings)) as opened, opened.cursor() as cursor:
         for name in names:
             cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(f"{name}_before")))
-        opened.autocommit = False
-        for name in names:
-            rename(cursor, name, f"{name}_before")
-            rename(cursor, f"{name}_restored", name)
-        opened.commit()
-        opened.autocommit = True
-        for name in names:
-            cursor.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(f"{name}_before")))
 
 
 def _address(settings: ServiceSettings) -> list[str]:

@@ -19,6 +19,8 @@ EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
 PREFIX = "DAE_"
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = ("0.0.0.0", "::")
+CLUSTER = "postgres"
+SECRETS = ("_PASSWORD", "_SECRET_KEY")
 SOCKET_PATH = 90
 """An address in the file system holds some 107 characters, of which supervisord adds a few for a draft."""
 
@@ -88,6 +90,12 @@ def path() -> Path:
     return store.home() / ".env"
 
 
+def without_secrets() -> ServiceSettings:
+    """Return settings that know the folder alone: enough to stop what runs in it when ``.env`` is lost."""
+    chosen = os.environ.get(f"{PREFIX}SERVICES_FOLDER") or ServiceSettings.model_fields["services_folder"].default
+    return ServiceSettings.model_construct(services_folder=Path(chosen))
+
+
 def load() -> ServiceSettings:
     """Read ``.env`` and the environment, which wins.
 
@@ -115,10 +123,16 @@ def load() -> ServiceSettings:
 
 
 def text(found: ServiceSettings) -> str:
-    """Return ``.env``, or, where the environment alone has the variables, what it would be."""
-    if path().exists():
-        return path().read_text(encoding="utf-8")
-    return "".join(f"{PREFIX}{name.upper()}={value}\n" for name, value in found.model_dump().items())
+    """Return ``.env`` with the secrets in force, which may be the environment's, or all of it where there is none."""
+    values = {f"{PREFIX}{name.upper()}": str(value) for name, value in found.model_dump().items()}
+    if not path().exists():
+        return "".join(f"{name}={value}\n" for name, value in values.items())
+    written = path().read_text(encoding="utf-8")
+    for name in (name for name in values if name.endswith(SECRETS)):
+        line = f"{name}={values[name]}"
+        written, count = re.subn(rf"^{name}=.*$", line, written, flags=re.MULTILINE)
+        written += "" if count else f"{line}\n"
+    return written
 
 
 def load_or_make() -> ServiceSettings:
@@ -130,12 +144,16 @@ def load_or_make() -> ServiceSettings:
         As `load` does, or if there is no ``.env.example`` to make it of.
     """
     if not path().exists():
+        if (made := without_secrets().folder / CLUSTER / "PG_VERSION").exists():
+            raise ConfigError(
+                f"{path()} must be there: {made.parent} was made with its passwords; put it back, or take it out of a backup"
+            )
         if not EXAMPLE.exists():
             raise ConfigError(
                 f"{EXAMPLE} must be there to make {path()} of: the services run from a checkout of the project"
             )
         text = re.sub(
-            r"^(\w+_(?:PASSWORD|SECRET_KEY))=$",
+            rf"^(\w+(?:{'|'.join(SECRETS)}))=$",
             lambda line: f"{line[1]}={secrets.token_urlsafe(24)}",
             EXAMPLE.read_text(encoding="utf-8"),
             flags=re.MULTILINE,

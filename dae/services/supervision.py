@@ -36,7 +36,7 @@ def configuration(settings: ServiceSettings) -> str:
             "[rpcinterface:supervisor]\n",
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
             f"[supervisorctl]\nserverurl=unix://{settings.socket}\n",
-            _program(settings, "postgres", postgres.command(settings), f"stopsignal=INT\n{run_as}"),
+            _program(settings, "postgres", _bare(settings) + postgres.command(settings), f"stopsignal=INT\n{run_as}"),
             _program(
                 settings,
                 "mlflow",
@@ -47,6 +47,13 @@ def configuration(settings: ServiceSettings) -> str:
             _program(settings, "worker", f"{PYTHON} dae.cli worker --pool {WORK_POOL}", "stopsignal=KILL\n"),
         )
     )
+
+
+def _bare(settings: ServiceSettings) -> str:
+    """Return what keeps the secrets of the others from PostgreSQL where it runs as a user of its own."""
+    if postgres.user() is None:
+        return ""
+    return f"/usr/bin/env -i LANG=C.UTF-8 {shlex.quote(f'{environment.MARK}={settings.folder}')} "
 
 
 def _program(settings: ServiceSettings, name: str, command: str, more: str = "") -> str:

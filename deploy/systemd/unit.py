@@ -33,6 +33,8 @@ def start(found: ServiceSettings, name: str) -> None:
     """Become a service, without the mark by which ``dae services down`` knows its processes: systemd stops these."""
     for folder in (found.folder, found.folder / "artifacts", found.folder / "prefect"):
         folder.mkdir(mode=0o700, exist_ok=True)
+    if name != "postgres":  # which a restore needs
+        lifecycle.require_whole(found)
     if name == "postgres":
         postgres.initialise(found)
         settings.write_private(found.folder / "client.env", environment.shell(found))

@@ -7,7 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+
+import psycopg2
 
 from .conftest import Team, wait
 
@@ -95,6 +98,13 @@ def test_backup_and_upgrade_take_a_postgresql_that_others_keep(team: Team, every
                 done = team.dae("services", *arguments, anonymous=True, more=variables)
                 assert done.returncode == 0, done.stderr
             assert server.poll() is None
+            login = {"user": "postgres", "password": variables["DAE_POSTGRES_ADMIN_PASSWORD"], "dbname": "mlflow"}
+            with closing(psycopg2.connect(host="127.0.0.1", port=team.ports["POSTGRES"], **login)):
+                busy = team.dae(
+                    "services", "restore", str(everybody / "beside"), "--yes", anonymous=True, more=variables
+                )
+            assert (busy.returncode, "the databases are as they were" in busy.stderr) == (1, True), busy.stderr
+            assert not (team.folder / ".restoring").exists()
             saved = (everybody / "beside" / "env").read_text()
             assert all(f"{name}={value}\n" in saved for name, value in variables.items() if "PASSWORD" in name)
         finally:

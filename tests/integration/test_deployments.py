@@ -72,6 +72,8 @@ def test_what_was_paused_or_is_asked_for_nowhere_is_named(team: Team) -> None:
     file = team.home / "without.yaml"
     tree = yaml.safe_load((team.home / "prefect.yaml").read_text())
     tree["deployments"] = [each for each in tree["deployments"] if each["name"] != "ci"]
+    weekly = next(each for each in tree["deployments"] if each["name"] == "retrain")["schedules"][0]
+    weekly["slug"] = "renamed"
     file.write_text(yaml.safe_dump(tree))
     with team.prefect() as client:
         client.pause_deployment(client.read_deployment_by_name("train-denoiser/retrain").id)
@@ -81,7 +83,8 @@ def test_what_was_paused_or_is_asked_for_nowhere_is_named(team: Team) -> None:
         assert "asked for nowhere, and runs flows.train:train_denoiser" in checked.stdout
         assert team.dae("deploy", "--file", str(file)).returncode == 0
         assert client.read_deployment_by_name("train-denoiser/ci").paused is True
-        assert client.read_deployment_by_name("train-denoiser/retrain").paused is False
+        retrain = client.read_deployment_by_name("train-denoiser/retrain")
+        assert (retrain.paused, [each.slug for each in retrain.schedules]) == (False, ["renamed"])
         assert team.dae("deploy").returncode == 0
         assert client.read_deployment_by_name("train-denoiser/ci").paused is False
     assert team.dae("deploy", "--check").returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -104,6 +105,13 @@ def test_the_worker_has_the_logins_of_a_client_alone(services: Team) -> None:
         "DAE_MLFLOW_PASSWORD",
         "DAE_PREFECT_PASSWORD",
     ]
+
+
+def test_postgresql_has_no_login_of_the_others_where_it_runs_as_another_user(services: Team) -> None:
+    server = services.processes("postgres", "-D")[0]
+    known = server.environ().values()
+    if server.uids().real != os.getuid():
+        assert not [name for name, value in passwords(services).items() if value in " ".join(known)]
 
 
 @pytest.mark.parametrize("login", [None, ("admin", "password"), ("admin", ""), ("nobody", "password1234")])
