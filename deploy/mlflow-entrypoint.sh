@@ -10,6 +10,10 @@ database_uri = ${MLFLOW_BACKEND_STORE_URI:?must be set}_auth
 admin_username = admin
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 INI
+if [ -n "${MLFLOW_SERVER_CORS_ALLOWED_ORIGINS:-}" ]; then
+	hosts=$(printf %s "$MLFLOW_SERVER_CORS_ALLOWED_ORIGINS" | sed 's#https*://##g')
+	export MLFLOW_SERVER_ALLOWED_HOSTS="$MLFLOW_SERVER_ALLOWED_HOSTS,$hosts"
+fi
 if [ "$*" = upgrade ]; then # of the databases; libpq has the password from the environment
 	rest=${MLFLOW_BACKEND_STORE_URI#*://dae:}
 	export PGPASSWORD="${rest%%@*}"

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from prefect.client.orchestration import get_client
+from prefect.states import Running
 
 from dae import config_files, corruption, data, ledger, models, past_runs, registry, run_table, tracking
 from dae.config import PipelineConfig
@@ -288,6 +289,15 @@ def test_a_killed_run_is_resumed_as_the_same_mlflow_run_with_the_same_curve() ->
     assert len(curves[0]) == 3
     assert result.scores.validation == undisturbed.scores.validation
     assert client.get_run(result.run_id).info.status == "FINISHED"
+
+
+def test_who_would_resume_a_live_run_leaves_its_flow_run_alone() -> None:
+    with get_client(sync_client=True) as client:
+        live = client.create_flow_run(train_denoiser, state=Running())
+        with tracking.run(smoke(*TINY), str(live.id)) as run_id:
+            with pytest.raises(tracking.TrackingError, match="its process lives"):
+                train_denoiser(smoke(*TINY, f"tracking.resume={run_id}"))
+            assert client.read_flow_run(live.id).state_name == "Running"
 
 
 def test_a_run_is_not_resumed_under_another_configuration() -> None:

@@ -296,6 +296,22 @@ def test_supervisord_reads_four_programs_that_listen_where_they_are_asked_to(
     assert option(read["worker"], "--pool") == "dae"
 
 
+def test_mlflow_answers_at_the_addresses_it_is_told(load: Callable[..., ServiceSettings]) -> None:
+    assert not [name for name in environment.of_services(load()) if "ALLOWED" in name]
+    found = environment.of_services(load(mlflow_origins="https://a.example,http://10.0.0.7:5000"))
+    assert found["MLFLOW_SERVER_ALLOWED_HOSTS"] == "localhost:*,127.0.0.1:*,a.example,10.0.0.7:5000"
+    assert found["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == "https://a.example,http://10.0.0.7:5000"
+    found = environment.of_services(load(services_host="ml.example"))
+    assert found["MLFLOW_SERVER_ALLOWED_HOSTS"].endswith(",ml.example:5000")
+    assert found["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == "http://ml.example:5000"
+
+
+@pytest.mark.parametrize("origins", ["a.example", "https://a.example/", "https://a.example, http://b.example"])
+def test_an_address_of_mlflow_must_be_an_origin(load: Callable[..., ServiceSettings], origins: str) -> None:
+    with pytest.raises(ConfigError, match="DAE_MLFLOW_ORIGINS"):
+        load(mlflow_origins=origins)
+
+
 @pytest.mark.parametrize(("number", "first"), [(0, "/usr/bin/env"), (999, None)])
 def test_postgresql_gets_no_secret_where_it_runs_as_a_user_of_its_own(
     load: Callable[..., ServiceSettings],

@@ -6,10 +6,11 @@ import os
 import shlex
 
 from dae import store
-from dae.services.settings import PREFIX, ServiceSettings
+from dae.services.settings import LOOPBACK, PREFIX, ServiceSettings
 
 MARK = "DAE_SERVICES_OF"
 """Every process of the services carries the folder they belong to under this name."""
+LOOPBACK_HOSTS = ("localhost:*", "127.0.0.1:*")
 SERVERS_OWN = (
     "MLFLOW_AUTH_ADMIN_PASSWORD",
     "MLFLOW_BACKEND_STORE_URI",
@@ -66,7 +67,21 @@ def of_services(settings: ServiceSettings) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("PREFECT_", "MLFLOW_")) and name not in settings_own
     }
-    return inherited | own
+    return inherited | own | _allowed(settings)
+
+
+def _allowed(settings: ServiceSettings) -> dict[str, str]:
+    """Return which addresses MLflow answers at, if others than the local ones are asked for."""
+    origins = [origin for origin in settings.mlflow_origins.split(",") if origin]
+    if settings.reached_at != LOOPBACK:
+        origins.append(settings.mlflow_url)
+    if not origins:
+        return {}
+    hosts = [origin.partition("://")[2] for origin in origins]
+    return {
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*LOOPBACK_HOSTS, *hosts]),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
+    }
 
 
 def basic_auth(settings: ServiceSettings) -> str:

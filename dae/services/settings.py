@@ -41,6 +41,7 @@ class ServiceSettings(BaseSettings):
     postgres_admin_password: Secret
     mlflow_port: Port = 5000
     mlflow_password: Secret
+    mlflow_origins: Annotated[str, Field(pattern=r"^(https?://[^\s,/]+(,https?://[^\s,/]+)*)?$")] = ""
     mlflow_secret_key: Secret
     prefect_port: Port = 4200
     prefect_password: Secret

@@ -109,6 +109,7 @@ class Team:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "DAE_", "COV_"))}
         self.bare = inherited | {f"DAE_{name}_PORT": str(port) for name, port in ports.items()}
         self.bare |= {"DAE_HOME": str(home), "DAE_WEBHOOK_URL": receiver.url, "COLUMNS": "200"}
+        self.bare["DAE_MLFLOW_ORIGINS"] = "https://mlflow.test"
         self.prefect_url = f"http://127.0.0.1:{ports['PREFECT']}"
         self.mlflow_url = f"http://127.0.0.1:{ports['MLFLOW']}"
         self.ports = ports

@@ -121,6 +121,24 @@ def test_mlflow_lets_nobody_in_without_the_password(services: Team, login: tuple
         assert answer.status_code == httpx.codes.UNAUTHORIZED, (method, path, answer.status_code)
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "mlflow.test", "Origin": "https://mlflow.test"}, 200),
+        ({"Host": "evil.test"}, 403),
+        ({"Host": "mlflow.test", "Origin": "https://evil.test"}, 403),
+    ],
+)
+def test_mlflow_is_reached_at_the_addresses_it_was_told_alone(
+    services: Team, headers: dict[str, str], status: int
+) -> None:
+    login = ("admin", services.login["MLFLOW_TRACKING_PASSWORD"])
+    url = f"{services.mlflow_url}/ajax-api/2.0/mlflow/runs/search"
+    answer = httpx.post(url, json={"experiment_ids": ["0"]}, headers=headers, auth=login)
+    assert answer.status_code == status, answer.text
+
+
 @pytest.mark.parametrize("login", [None, ("admin", "password"), ("admin", "")])
 def test_prefect_lets_nobody_in_without_the_password(services: Team, login: tuple[str, str] | None) -> None:
     for method, path in OF_PREFECT:
