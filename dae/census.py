@@ -58,12 +58,19 @@ def can_remove(client: MlflowClient) -> bool:
 
 
 def keep(run_id: str, hours: float) -> None:
-    """Say that a run that has ended is needed for so long, so that ``dae gc`` leaves it alone, if it is there."""
+    """Say that a run that has ended is needed for so long, so that ``dae gc`` leaves it alone.
+
+    Of a run that is gone nothing is said, nor by somebody who may only read.
+    """
     client = tracking.connect()
     until = time.time() + hours * 3600
     found = _get(client, run_id)
     if found is not None and found.info.lifecycle_stage == "active" and until > _number(found.data.tags.get(NEEDED)):
-        client.set_tag(run_id, NEEDED, f"{until:.0f}")
+        try:
+            client.set_tag(run_id, NEEDED, f"{until:.0f}")
+        except MlflowException as error:
+            if error.error_code != "PERMISSION_DENIED":
+                raise
 
 
 def _ledgers(client: MlflowClient, experiments: Iterable[Any]) -> dict[str, tuple[Entry, ...]]:

@@ -11,12 +11,9 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Protocol
 
-from mlflow.exceptions import MlflowException
-
-from dae import gate, history, ledger, provenance, registry, tracking
+from dae import gate, history, ledger, provenance, registry
 from dae.config import GateConfig
 from dae.history import Entry
 from dae.registry import CHALLENGER, CHAMPION, RegistryError
@@ -224,17 +221,8 @@ def _describe(name: str, entry: Entry) -> None:
     description = f"{told} by {entry.who} on {when}: {entry.reason}"
     registry.tag(name, entry.version, tags, description)
     if entry.run_id:
-        _mark_run(entry.run_id, {"verdict": entry.event, "model_version": entry.version})
+        registry.mark_run(entry.run_id, {"verdict": entry.event, "model_version": entry.version})
     registry.withdraw(name, CHALLENGER, entry.version)
-
-
-def _mark_run(run_id: str, tags: dict[str, str]) -> None:
-    """Say on a run what became of its model, unless somebody has deleted the run: the version is still what it is."""
-    try:
-        registry.retried(partial(tracking.set_tags, run_id, tags))
-    except MlflowException as error:
-        if error.error_code not in registry.ABSENT:
-            raise
 
 
 def unfinished(name: str) -> list[str]:

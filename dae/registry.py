@@ -207,6 +207,15 @@ def tag(name: str, number: str, tags: Mapping[str, str | None], description: str
         client.update_model_version(name, number, description)
 
 
+def mark_run(run_id: str, tags: Mapping[str, str]) -> None:
+    """Say on a run what became of its model, unless somebody has deleted the run: the version is still what it is."""
+    try:
+        retried(functools.partial(tracking.set_tags, run_id, tags))
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+
+
 def _supersede(name: str, run_id: str) -> None:
     """Say of versions of a run that were never judged that a later one takes their place: the run was resumed."""
     for found in versions(name):

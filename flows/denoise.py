@@ -11,7 +11,6 @@ if __name__ == "__main__":
 
     backend.configure(terminal=True)  # before Prefect is imported: the terminal is for one summary
 
-from mlflow.exceptions import MlflowException
 from prefect import flow, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
@@ -60,7 +59,8 @@ def denoise_folder(
     """
     backend.configure()
     reference = models.resolve(model)
-    _keep(reference)
+    if not reference.endswith(".keras"):
+        census.keep(models.locate(reference).run_id, KEPT_HOURS)  # from dae gc
     jobs = file_plan.plan([str(folder)], output)
     batches = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
     futures = denoise.map(batches, unmapped(output), unmapped(reference), unmapped(overwrite))
@@ -69,17 +69,6 @@ def denoise_folder(
         raise FilesNotRestored(f"{len(errors)} of {len(jobs)} files were not restored:\n" + "\n".join(errors))
     skipped = Counter(outcome.skipped for outcome in outcomes)
     return DenoisedFolder(model=reference, restored=skipped[False], skipped=skipped[True])
-
-
-def _keep(reference: str) -> None:
-    """Have ``dae gc`` leave the model alone while it is used; it cannot be asked by somebody who may only read."""
-    if reference.endswith(".keras"):
-        return
-    try:
-        census.keep(models.locate(reference).run_id, KEPT_HOURS)
-    except MlflowException as error:
-        if error.error_code != "PERMISSION_DENIED":
-            raise
 
 
 def main(folder: Path, output: Path, model: str = CHAMPION, batch: int = 16, overwrite: bool = False) -> None:
