@@ -129,7 +129,7 @@ def test_a_forced_version_is_marked_however_it_came_back() -> None:
     assert dae("rollback", "--reason", "it blurs", "--to", "3")[0] == 0
     assert "it was FORCED by ada: demo on Friday" in dae("models", "live")[1]
     assert json.loads(dae("models", "live", "--json")[1])[0]["forced"]["reason"] == "demo on Friday"
-    assert "FORCED, then refused" in " ".join(dae("models")[1].split())
+    assert "FORCED, then rolled back to" in " ".join(dae("models")[1].split())
 
 
 @pytest.mark.usefixtures("story")
