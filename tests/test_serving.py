@@ -222,7 +222,8 @@ def test_other_paths_and_methods_are_not_there(server: Server) -> None:
     for path in ("/docs", "/redoc", "/openapi.json", "/"):
         assert server.ask("GET", path, {}, None)[0] == 404
     for path in ("/ping", "/health", "/version"):
-        assert server.ask("GET", path, {}, None)[0] == 200
+        with urllib.request.urlopen(server.address + path, timeout=30) as answer:
+            assert answer.status == 200
 
 
 def test_a_client_that_sends_everything_first_sees_why_it_is_refused(server: Server) -> None:
