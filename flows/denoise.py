@@ -58,9 +58,10 @@ def denoise_folder(
         At the end, naming every file that could not be restored.
     """
     backend.configure()
-    reference = models.resolve(model)
-    if not reference.endswith(".keras"):
-        census.keep(models.locate(reference).run_id, KEPT_HOURS)  # from dae gc
+    located = None if model.endswith(".keras") else models.locate(model)
+    if located is not None:
+        census.keep(located.run_id, KEPT_HOURS)  # from dae gc
+    reference = located.uri if located else models.resolve(model)
     jobs = file_plan.plan([str(folder)], output)
     batches = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
     futures = denoise.map(batches, unmapped(output), unmapped(reference), unmapped(overwrite))
