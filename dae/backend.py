@@ -6,8 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
+from pathlib import Path
+
+from dae import store
 
 SETTINGS = {
     # Explicit, so that a keras.json of the user's does not choose it.
@@ -71,9 +74,35 @@ def _keep_tensorflow_out() -> None:
         sys.meta_path.insert(0, _NoTensorFlow())
 
 
+def prefect_home() -> Path:
+    """Return where Prefect keeps its database, results and marks, unless the environment says otherwise.
+
+    Its own default, ``~/.prefect``, is shared by all projects of a user, and the database there works with the newest Prefect
+    among them alone.
+    """
+    return store.cache() / "prefect"
+
+
+def _prefect_settings() -> dict[str, str]:
+    """Return where Prefect keeps its files; a profile that the user has made, which may name a server, is still read."""
+    if "PREFECT_HOME" in os.environ:
+        return {}
+    profiles = Path("~/.prefect/profiles.toml").expanduser()
+    return {"PREFECT_HOME": str(prefect_home())} | (
+        {"PREFECT_PROFILES_PATH": str(profiles)} if profiles.is_file() else {}
+    )
+
+
+def prepare_prefect() -> None:
+    """Set what Prefect reads as it is imported, and make its home, which it does only where the parent folder is there."""
+    configure()
+    with suppress(OSError):  # whatever needs it says so
+        Path(os.environ["PREFECT_HOME"]).expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def configure(*, terminal: bool = False) -> None:
     """Set what the environment does not say already; with `terminal`, for a command that prints a report of its own."""
-    for name, value in (SETTINGS | (TERMINAL if terminal else {})).items():
+    for name, value in (SETTINGS | _prefect_settings() | (TERMINAL if terminal else {})).items():
         os.environ.setdefault(name, value)
     if os.environ["KERAS_BACKEND"] != "tensorflow":
         _keep_tensorflow_out()

@@ -1,1 +1,5 @@
 """Prefect flows: their tasks in reading order."""
+
+from dae import backend
+
+backend.prepare_prefect()  # the modules below import Prefect, which reads its settings then

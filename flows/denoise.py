@@ -8,14 +8,17 @@ from typing import Annotated, Any
 
 if __name__ == "__main__":
     from dae import backend
+    from flows import server
 
-    backend.configure(terminal=True)  # before Prefect is imported: the terminal is for one summary
+    backend.configure(terminal=True)  # the terminal is for one summary
+    api_url = server.start()  # both before Prefect is imported
 
 from prefect import flow, unmapped
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from dae import backend, census, file_plan, models
+from dae import census, file_plan, models
 from dae.denoising import CHAMPION
 from dae.records import Frozen
 from tasks.denoise import denoise
@@ -57,7 +60,6 @@ def denoise_folder(
     FilesNotRestored
         At the end, naming every file that could not be restored.
     """
-    backend.configure()
     located = None if model.endswith(".keras") else models.locate(model)
     if located is not None:
         census.keep(located.run_id, KEPT_HOURS)  # from dae gc
@@ -74,11 +76,10 @@ def denoise_folder(
 
 def main(folder: Path, output: Path, model: str = CHAMPION, batch: int = 16, overwrite: bool = False) -> None:
     """Restore the images of a folder; what was restored before is not restored again."""
-    import typer
-
     try:
-        done = denoise_folder(folder, output, model, batch, overwrite)
-    except (FilesNotRestored, file_plan.PlanError, models.ModelError) as error:
+        with temporary_settings({PREFECT_API_URL: api_url()}):
+            done = denoise_folder(folder, output, model, batch, overwrite)
+    except (FilesNotRestored, file_plan.PlanError, models.ModelError, server.ServerError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, file_plan.PlanError) else 1) from error
     files = f"{done.restored} file{'' if done.restored == 1 else 's'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from dae import backend, census, past_runs, registry, tracking
+from dae import census, past_runs, registry, tracking
 from dae.config import GateConfig, TrackingConfig
 from dae.records import Frozen
 from dae.verdicts import PromotionResult
@@ -27,7 +27,6 @@ class PromotionRequest(Frozen):
 @flow(name="promote-denoiser", flow_run_name="{request.model_name}-{request.version}", validate_parameters=True)
 def promote_version(request: PromotionRequest) -> PromotionResult:
     """Score a registered version and the champion on the same noisy images, judge, and promote it if it may be."""
-    backend.configure()
     tracking.connect()
     candidate = registry.candidate(request.model_name, request.version)
     config = past_runs.config_of(candidate.run_id)

@@ -1,26 +1,47 @@
 """Prefect's temporary server for the length of one command, in a process that ends with the command however that ends.
 
 A server that Prefect starts by itself shares the terminal with the command: Ctrl-C stops it first, and the flow run can no
-longer say how it ended. Killed outright, the command would leave the server behind. This one is kept by a process of its own
-session, which waits for its standard input to close: that happens whatever becomes of the command.
+longer say how it ended. Killed outright, the command would leave the server behind. And if its database cannot be used, Prefect
+starts it again and again until the time is up. This one has a session of its own, stops when its standard input closes, which
+happens whatever becomes of the command, and says at once why it does not start.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import logging
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
-ERROR = "error: "
+from flows import prefect_database
+
+ERROR, NOTE = "error: ", "note: "
+OWN = {
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",  # done before, where an error can still be told
+}
+"""What Prefect sets for a temporary server, so that it serves no pages and starts no scheduler."""
+GRACE = 5
+"""Seconds that requests may still take once the command has ended."""
+logger = logging.getLogger("dae.server")
+
+
+class ServerError(RuntimeError):
+    """A server that did not start, and why."""
 
 
 def start() -> Callable[[], str]:
     """Start Prefect's temporary server, unless one is configured, and return a function that waits for its API URL.
 
     Call it before Prefect is imported: what Prefect still has to tell its server when the process exits is then told first.
-    The function raises a `RuntimeError` if the server does not start.
+    The function raises a `ServerError` with the server's own error if it does not start.
     """
     if configured := os.environ.get("PREFECT_API_URL"):
         return lambda: configured
@@ -39,30 +60,87 @@ def start() -> Callable[[], str]:
 
     def url() -> str:
         line = first_line().strip()
+        while line.startswith(NOTE):
+            logger.warning("%s", line.removeprefix(NOTE))
+            line = first_line().strip()
         if not line or line.startswith(ERROR):
-            raise RuntimeError(f"Prefect's temporary server did not start: {line.removeprefix(ERROR) or 'no answer'}")
+            raise ServerError(f"Prefect's temporary server did not start: {line.removeprefix(ERROR) or 'no answer'}")
         return line
 
     return url
 
 
 def keep() -> None:
-    """Start a server unless a profile names one, print its API URL, and stop it when standard input closes."""
+    """Serve until standard input closes, unless a profile names a server. The first line printed is the API URL or an error."""
     try:
-        from prefect.server.api.server import SubprocessASGIServer
         from prefect.settings import get_current_settings
 
         if configured := get_current_settings().api.url:
-            print(configured, flush=True)
+            _say(configured)
             return
-        server = SubprocessASGIServer()
-        server.start()
+        os.environ.update(OWN)
+        with prefect_database.in_use(lambda note: _say(NOTE + note)):
+            _serve()
     except Exception as error:  # noqa: BLE001  (told to the command, which reports it)
-        print(f"{ERROR}{type(error).__name__}: {error}".replace("\n", " "), flush=True)
-        return
-    print(server.api_url, flush=True)
+        _say(f"{ERROR}{type(error).__name__}: {error}")
+
+
+def _serve() -> None:
+    """Answer on a free port of this machine until standard input closes."""
+    import uvicorn
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets=sockets)
+                if self.started:
+                    _say(f"http://127.0.0.1:{listening.getsockname()[1]}/api")
+
+        config = uvicorn.Config(
+            "prefect.server.api.server:create_app",
+            factory=True,
+            lifespan="on",
+            log_level="error",
+            timeout_graceful_shutdown=GRACE,
+        )
+        server = Server(config)
+        threading.Thread(target=_stop_with_the_command, args=(server,), daemon=True).start()
+        with _Errors() as errors:
+            asyncio.run(server.serve(sockets=[listening]))
+        if not server.started:
+            raise ServerError(errors.last or "it stopped as it started")
+
+
+def _stop_with_the_command(server: object) -> None:
+    """Wait for standard input to close, and end the server; what does not end in time is ended."""
     sys.stdin.read()
-    server.stop()
+    server.should_exit = True  # type: ignore[attr-defined]
+    threading.Event().wait(2 * GRACE)
+    os._exit(0)
+
+
+class _Errors(logging.Handler):
+    """Keeps the last line of the error that the server's application raises as it starts."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = record.getMessage().strip().splitlines()
+        if len(lines) > 1:  # a traceback; a notice is one line
+            self.last = lines[-1]
+
+    def __enter__(self) -> _Errors:
+        logging.getLogger("uvicorn.error").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("uvicorn.error").removeHandler(self)
+
+
+def _say(line: str) -> None:
+    print(line.replace("\n", " "), flush=True)
 
 
 if __name__ == "__main__":

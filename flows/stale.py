@@ -13,7 +13,7 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from dae import backend, staleness, tracking
+from dae import staleness, tracking
 from dae.config import ConfigError, PipelineConfig
 from dae.records import Frozen
 from dae.staleness import Staleness, StalenessPolicy
@@ -40,7 +40,6 @@ def retrain_if_stale(policy: StalenessPolicy = StalenessPolicy()) -> StalenessRe
     """Score the champion as it is today, and ask for a retraining if it has drifted past the limit and none was of late."""
     if (state := limits.superseded()) is not None:
         return state  # type: ignore[return-value]  # Prefect takes it for how the run ended
-    backend.configure()
     tracking.connect()
     config = _config(policy)
     found = assess(policy, UUID(str(flow_run.id)).int % 2**32)

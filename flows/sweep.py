@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from dae import backend, orphans
+from dae import orphans
 from dae.orphans import Running
 from dae.records import Frozen
 from flows import limits
@@ -29,7 +29,6 @@ class SweepResult(Frozen):
 @flow(name="sweep", flow_run_name="sweep", validate_parameters=True, timeout_seconds=limits.timeout_seconds())
 def sweep(dry_run: bool = False) -> SweepResult:
     """Close the runs whose flow run has ended, or whose process is gone from this machine; all others are left alone."""
-    backend.configure()
     closed: dict[str, str] = {}
     left: list[str] = []
     with get_client(sync_client=True) as client:

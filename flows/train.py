@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from dae import backend, past_runs, promotion, store, tracking
+from dae import past_runs, promotion, store, tracking
 from dae.config import PipelineConfig
 from dae.verdicts import PipelineResult
 from flows import approval, limits, outcome
@@ -40,7 +40,6 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     if (state := limits.superseded()) is not None:
         return state  # type: ignore[return-value]  # Prefect takes it for how the run ended
     limits.require_time(config.gate.approval_hours)
-    backend.configure()
     seconds: dict[str, float] = {}
     if config.tracking.resume:
         _close(config.tracking.resume)
@@ -95,8 +94,3 @@ def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - started
-
-
-if __name__ == "__main__":
-    backend.configure()  # before Prefect starts a server
-    train_denoiser()

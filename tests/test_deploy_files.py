@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import re
@@ -349,3 +350,16 @@ def test_the_image_gets_nothing_that_git_ignores() -> None:
         return {line.removeprefix("**/").rstrip("/") for line in lines if line}
 
     assert patterns(".dockerignore") == patterns(".gitignore")
+
+
+def test_the_installed_prefect_finds_dates_for_every_schedule() -> None:
+    """It has versions with which it takes a schedule, and no run ever comes of it."""
+    from prefect.server.schemas.schedules import CronSchedule
+
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    schedules = [schedule for each in deployments for schedule in each.get("schedules") or ()]
+    assert schedules
+    for schedule in schedules:
+        cron = CronSchedule(cron=schedule["cron"], timezone=schedule.get("timezone"))
+        dates = asyncio.run(cron.get_dates(2))
+        assert dates[0] < dates[1]

@@ -48,7 +48,7 @@ def servers_of(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("PREFECT_HOME") == str(home / "prefect") and "uvicorn" in process.cmdline():
+            if process.environ().get("PREFECT_HOME") == str(home / "prefect") and "flows.server" in process.cmdline():
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
