@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from dae import backend, gate
 from dae.config import GateConfig, ModelConfig, PipelineConfig, TrackingConfig
@@ -22,6 +24,40 @@ from dae.verdicts import Candidate, Decision, Evidence, ModelVersion, PipelineRe
 backend.configure()  # before Keras, Prefect or MLflow is imported
 settings.register_profile("dae", deadline=None, derandomize=True)
 settings.load_profile("dae")
+
+SERVED = {path.name for path in Path(__file__).parent.glob("test_*.py") if "prefect_server" in path.read_text("utf-8")}
+LONGEST = ("prefect", "test_promotion.py", "test_garbage.py", "test_staleness.py", "test_training.py", "test_denoising.py")
+
+
+@event.listens_for(Engine, "connect")
+def do_not_wait_for_the_disk(connection: Any, _: object) -> None:
+    """No store of a test outlives the machine, so SQLite need not wait until what it wrote is safe from a power cut."""
+    if type(connection).__module__.startswith("sqlite3"):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
+def unit_of(nodeid: str) -> str:
+    """Return what a test's worker does as a whole: its file, or all the files that need a Prefect server, so that one starts."""
+    name = nodeid.partition("::")[0].rpartition("/")[2]
+    return "prefect" if name in SERVED else name
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the work, put what takes long first: left to the end, one would wait for the other."""
+    if hasattr(config, "workerinput"):
+        ranks = {name: rank for rank, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: ranks.get(unit_of(item.nodeid), len(ranks)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Share the work out by `unit_of`, in the order of the tests."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    scheduling = LoadFileScheduling(config, log)
+    scheduling._split_scope = unit_of
+    return scheduling
 
 
 @pytest.fixture(autouse=True)
