@@ -26,7 +26,14 @@ settings.register_profile("dae", deadline=None, derandomize=True)
 settings.load_profile("dae")
 
 SERVED = {path.name for path in Path(__file__).parent.glob("test_*.py") if "prefect_server" in path.read_text("utf-8")}
-LONGEST = ("prefect", "test_promotion.py", "test_garbage.py", "test_staleness.py", "test_training.py", "test_denoising.py")
+LONGEST = (
+    "prefect",
+    "test_promotion.py",
+    "test_garbage.py",
+    "test_staleness.py",
+    "test_training.py",
+    "test_denoising.py",
+)
 
 
 @event.listens_for(Engine, "connect")
@@ -37,7 +44,7 @@ def do_not_wait_for_the_disk(connection: Any, _: object) -> None:
 
 
 def unit_of(nodeid: str) -> str:
-    """Return what a test's worker does as a whole: its file, or all the files that need a Prefect server, so that one starts."""
+    """Return what one worker does as a whole: a file, or all the files that need a Prefect server, so that one starts."""
     name = nodeid.partition("::")[0].rpartition("/")[2]
     return "prefect" if name in SERVED else name
 
@@ -154,6 +161,41 @@ def register_version(logged_once: tuple[Path, TrainedModel], mlflow_store: Path)
         return registry.register(config, trained, scores, "d" * 64, sets)
 
     return register
+
+
+TINY = ("data.limit=300", "data.validation=60", "data.test_limit=120", "model.width=8")
+Commands = tuple[tuple[PipelineConfig, int, str], ...]
+
+
+@pytest.fixture(scope="session")
+def trained(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Commands]:
+    """A home in which ``dae train`` was run three times, and of each run its configuration, its exit code and its output.
+
+    Promoted, refused, promoted: the third is of the same recipe as the first, so it is as good; the second is not, by any
+    measure. Its verdict is also in ``summary.md`` and ``junit.xml``. Tests read all this; one that writes copies the database.
+    """
+    from typer.testing import CliRunner
+
+    from dae import config_files
+    from dae.cli import app
+
+    home, smoke = tmp_path_factory.mktemp("trained"), Path(__file__).parents[1] / "configs" / "smoke.yaml"
+    told = ["--summary", str(home / "summary.md"), "--junit", str(home / "junit.xml")]
+    asked = (
+        ((*TINY, "train.epochs=2"), []),
+        ((*TINY, "train.epochs=1", "gate.works=null", "gate.max_val_mse=0.000001"), told),
+        ((*TINY, "train.epochs=2", "gate.works=null"), []),
+    )
+    done = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAE_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for settings_, more in asked:
+            options = [part for value in settings_ for part in ("--set", value)]
+            result = CliRunner().invoke(app, ["train", "--config", str(smoke), *options, *more])
+            assert result.exit_code in (0, 10), result.output
+            done.append((config_files.load(smoke, settings_), result.exit_code, result.stdout))
+    return home, tuple(done)
 
 
 @pytest.fixture

@@ -129,6 +129,7 @@ def test_an_empty_policy_promotes_nothing() -> None:
     assert not verdict.promoted
     assert verdict.checks == ()
     assert "the policy asks for no quality" in verdict.reasons[0]
+    assert "nothing is promoted for nothing" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
