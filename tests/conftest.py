@@ -25,14 +25,19 @@ backend.configure()  # before Keras, Prefect or MLflow is imported
 settings.register_profile("dae", deadline=None, derandomize=True)
 settings.load_profile("dae")
 
+SLOW_ALONE = ("test_cli_models.py", "test_reproduction.py", "test_tracking.py")
+"""Files of whose tests only slow ones need a Prefect server."""
 SERVED = {path.name for path in Path(__file__).parent.glob("test_*.py") if "prefect_server" in path.read_text("utf-8")}
+SERVED -= {*SLOW_ALONE}
 LONGEST = (
     "prefect",
     "test_promotion.py",
-    "test_garbage.py",
     "test_staleness.py",
     "test_training.py",
-    "test_denoising.py",
+    "test_reproduction.py",
+    "test_trial.py",
+    "test_evidence.py",
+    "test_garbage.py",
 )
 
 
@@ -59,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """Share the work out by `unit_of`, in the order of the tests."""
-    from xdist.scheduler import LoadFileScheduling
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
     config.option.loadscopereorder = False
     scheduling = LoadFileScheduling(config, log)
@@ -181,7 +186,7 @@ def trained(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> t
 
     home, smoke = tmp_path_factory.mktemp("trained"), Path(__file__).parents[1] / "configs" / "smoke.yaml"
     told = ["--summary", str(home / "summary.md"), "--junit", str(home / "junit.xml")]
-    asked = (
+    asked: tuple[tuple[tuple[str, ...], list[str]], ...] = (
         ((*TINY, "train.epochs=2"), []),
         ((*TINY, "train.epochs=1", "gate.works=null", "gate.max_val_mse=0.000001"), told),
         ((*TINY, "train.epochs=2", "gate.works=null"), []),

@@ -188,6 +188,7 @@ def test_bad_usage_is_told_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert registry.champion("dae") == "3"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("story")
 def test_rollback_tries_the_target_and_puts_it_back() -> None:
     code, out, _ = dae("rollback", "--reason", "it blurs")

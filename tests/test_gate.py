@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dae import gate
@@ -386,6 +386,7 @@ def spoiled(record: Any, path: list[str], value: float | None) -> Any:
 
 
 @pytest.mark.parametrize("path", NUMBERS)
+@settings(max_examples=40)
 @given(GENEROUS, st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_no_verdict_passes_with_one_score_that_is_not_finite(path: str, policy: GateConfig, value: float) -> None:
     """Whatever is asked, if all the others are good; a number that nobody asked for alone is not looked at."""
