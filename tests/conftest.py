@@ -27,7 +27,11 @@ settings.load_profile("dae")
 
 SLOW_ALONE = ("test_cli_models.py", "test_reproduction.py", "test_tracking.py")
 """Files of whose tests only slow ones need a Prefect server."""
-SERVED = {path.name for path in Path(__file__).parent.glob("test_*.py") if "prefect_server" in path.read_text("utf-8")}
+SERVED = {
+    path.name
+    for path in Path(__file__).parent.glob("test_*.py")
+    if any(fixture in path.read_text("utf-8") for fixture in ("prefect_server", "trained: tuple"))
+}
 SERVED -= {*SLOW_ALONE}
 LONGEST = (
     "prefect",
