@@ -3,19 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# Processes the fast tests are spread over; each has a network library and a Prefect server of its own, about 2 GB.
+# Processes the tests are spread over; each has a network library of its own, about 2 GB.
 WORKERS ?= 2
 # A machine with an NVIDIA GPU gets TensorFlow with CUDA's libraries; GPU=0 or GPU=1 decides instead.
 GPU ?= $(shell test "$$(uname -sm)" = "Linux x86_64" && nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
 LOCK := requirements$(if $(filter 1,$(GPU)),-gpu).lock
 READY := $(VENV)/.ready-$(basename $(LOCK))
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+FAST_TESTS = $(PYTEST) -m "not slow and not integration"
 JAX_TESTS := $(addprefix tests/test_,architectures.py backends.py flows.py inference.py precision.py provenance.py registry.py training.py)
 # Logs in to the services of make services, where the environment names no others.
 AS_CLIENT = set -a; test -n "$$PREFECT_API_URL" || ! test -f $(CLIENT) || . ./$(CLIENT);
 CLIENT := .services/client.env
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra dev pyproject.toml
 
-.PHONY: help setup train smoke test test-slow test-jax integration packages lint bench ui runs services services-down deploy trigger lock wheel clean
+.PHONY: help setup train smoke test coverage test-slow test-jax integration packages lint bench ui runs services services-down deploy trigger lock wheel clean
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,17 +40,20 @@ train: $(READY)  ## the main job: the whole flow on MNIST; ARGS="--set train.epo
 smoke: $(READY)  ## the whole flow on 2,000 images, in under a minute
 	@$(BIN)/dae train --config configs/smoke.yaml $(ARGS)
 
-test: $(READY)   ## every test and every example in the docstrings, with branch coverage
-	@$(BIN)/python -m pytest -m "not slow and not integration" -n $(WORKERS) --dist loadfile $(ARGS)
+test: $(READY)   ## every fast test and every example in the docstrings
+	@$(FAST_TESTS) $(ARGS)
+
+coverage: $(READY) ## the same, and which lines and branches they reach; fails below 90 %
+	@$(FAST_TESTS) --cov --cov-report=term:skip-covered --no-cov-on-fail $(ARGS)
 
 test-slow: $(READY) ## the tests that take long
-	@$(BIN)/python -m pytest -m slow --no-cov $(ARGS)
+	@$(PYTEST) -m slow $(ARGS)
 
 test-jax: $(READY) ## networks, training, scores and the flow on Keras's JAX backend, without TensorFlow
-	@KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not slow and not integration" --no-cov $(JAX_TESTS) $(ARGS)
+	@KERAS_BACKEND=jax $(FAST_TESTS) $(JAX_TESTS) $(ARGS)
 
 integration: $(READY) ## the tests on real servers; make packages has what it needs
-	@$(BIN)/python -m pytest -m integration --no-cov tests/integration $(ARGS)
+	@$(BIN)/python -m pytest -m integration tests/integration $(ARGS)
 
 packages:        ## Debian's packages for make services and make integration, those that are missing; as root
 	@for need in chromium:chromium initdb:postgresql; do \

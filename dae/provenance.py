@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import importlib.metadata
 import json
@@ -93,6 +94,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+@functools.cache  # some hundred files are read, and a process keeps the packages it has imported
 def requirements() -> str:
     """Return the installed packages, one ``name==version`` a line."""
     found = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from dae import backend, gate
 from dae.config import GateConfig, ModelConfig, PipelineConfig, TrackingConfig
@@ -22,6 +24,56 @@ from dae.verdicts import Candidate, Decision, Evidence, ModelVersion, PipelineRe
 backend.configure()  # before Keras, Prefect or MLflow is imported
 settings.register_profile("dae", deadline=None, derandomize=True)
 settings.load_profile("dae")
+
+SLOW_ALONE = ("test_cli_models.py", "test_reproduction.py", "test_tracking.py")
+"""Files of whose tests only slow ones need a Prefect server."""
+SERVED = {
+    path.name
+    for path in Path(__file__).parent.glob("test_*.py")
+    if any(fixture in path.read_text("utf-8") for fixture in ("prefect_server", "trained: tuple"))
+}
+SERVED -= {*SLOW_ALONE}
+LONGEST = (
+    "prefect",
+    "test_promotion.py",
+    "test_staleness.py",
+    "test_training.py",
+    "test_reproduction.py",
+    "test_trial.py",
+    "test_evidence.py",
+    "test_garbage.py",
+)
+
+
+@event.listens_for(Engine, "connect")
+def do_not_wait_for_the_disk(connection: Any, _: object) -> None:
+    """No store of a test outlives the machine, so SQLite need not wait until what it wrote is safe from a power cut."""
+    if type(connection).__module__.startswith("sqlite3"):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
+def unit_of(nodeid: str) -> str:
+    """Return what one worker does as a whole: a file, or all the files that need a Prefect server, so that one starts."""
+    name = nodeid.partition("::")[0].rpartition("/")[2]
+    return "prefect" if name in SERVED else name
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the work, put what takes long first: left to the end, one would wait for the other."""
+    if hasattr(config, "workerinput"):
+        ranks = {name: rank for rank, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: ranks.get(unit_of(item.nodeid), len(ranks)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Share the work out by `unit_of`, in the order of the tests."""
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    config.option.loadscopereorder = False
+    scheduling = LoadFileScheduling(config, log)
+    scheduling._split_scope = unit_of
+    return scheduling
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +170,41 @@ def register_version(logged_once: tuple[Path, TrainedModel], mlflow_store: Path)
         return registry.register(config, trained, scores, "d" * 64, sets)
 
     return register
+
+
+TINY = ("data.limit=300", "data.validation=60", "data.test_limit=120", "model.width=8")
+Commands = tuple[tuple[PipelineConfig, int, str], ...]
+
+
+@pytest.fixture(scope="session")
+def trained(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Commands]:
+    """A home in which ``dae train`` was run three times, and of each run its configuration, its exit code and its output.
+
+    Promoted, refused, promoted: the third is of the same recipe as the first, so it is as good; the second is not, by any
+    measure. Its verdict is also in ``summary.md`` and ``junit.xml``. Tests read all this; one that writes copies the database.
+    """
+    from typer.testing import CliRunner
+
+    from dae import config_files
+    from dae.cli import app
+
+    home, smoke = tmp_path_factory.mktemp("trained"), Path(__file__).parents[1] / "configs" / "smoke.yaml"
+    told = ["--summary", str(home / "summary.md"), "--junit", str(home / "junit.xml")]
+    asked: tuple[tuple[tuple[str, ...], list[str]], ...] = (
+        ((*TINY, "train.epochs=2"), []),
+        ((*TINY, "train.epochs=1", "gate.works=null", "gate.max_val_mse=0.000001"), told),
+        ((*TINY, "train.epochs=2", "gate.works=null"), []),
+    )
+    done = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAE_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for settings_, more in asked:
+            options = [part for value in settings_ for part in ("--set", value)]
+            result = CliRunner().invoke(app, ["train", "--config", str(smoke), *options, *more])
+            assert result.exit_code in (0, 10), result.output
+            done.append((config_files.load(smoke, settings_), result.exit_code, result.stdout))
+    return home, tuple(done)
 
 
 @pytest.fixture

@@ -52,13 +52,13 @@ def trained(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> P
 def waiting(
     trained: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Future[PromotionResult], UUID]]:
-    """A promotion that is waiting for approval, for a minute or as asked, and the id of its flow run."""
+    """A promotion that is waiting for approval, for ten minutes or as asked, and the id of its flow run."""
     monkeypatch.setenv("DAE_HOME", str(trained))
     monkeypatch.setenv("DAE_ACTOR", "ada")
     monkeypatch.setattr(approval, "POLL_SECONDS", 0.2)
     tracking.connect()
     policy = GateConfig(
-        max_val_mse=0.9, beat_nothing=False, works=None, approval_hours=getattr(request, "param", 60) / 3600
+        max_val_mse=0.9, beat_nothing=False, works=None, approval_hours=getattr(request, "param", 600) / 3600
     )
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(promote_version, PromotionRequest(version="1", model_name=NAME, gate=policy))
@@ -82,7 +82,7 @@ def test_it_is_promoted_once_a_person_approves(waiting: tuple[Future[PromotionRe
     answered = CliRunner().invoke(app, ["approve", str(flow_run), "--yes", "--comment", "looks fine"])
     assert answered.exit_code == 0, answered.stderr
     assert answered.stdout == f"Approved: flow run {flow_run} goes on.\n"
-    decision = future.result(timeout=60).version.decision
+    decision = future.result(timeout=120).version.decision
     assert decision.event == "promoted"
     assert "approved by ada; looks fine" in ledger.read(NAME)[-1].reason
     assert registry.champion(NAME) == "1"
@@ -93,7 +93,7 @@ def test_it_is_refused_by_a_person_and_the_reason_is_kept(waiting: tuple[Future[
     future, flow_run = waiting
     answered = CliRunner().invoke(app, ["approve", str(flow_run), "--no", "--comment", "blurred"])
     assert answered.exit_code == 0, answered.stderr
-    decision = future.result(timeout=60).version.decision
+    decision = future.result(timeout=120).version.decision
     assert (decision.event, decision.reason) == ("refused", "not approved by ada: blurred")
     assert decision.verdict.promoted
     assert registry.champion(NAME) is None
@@ -103,7 +103,7 @@ def test_it_is_refused_by_a_person_and_the_reason_is_kept(waiting: tuple[Future[
 @pytest.mark.parametrize("waiting", [3], indirect=True)
 def test_nobody_answers_and_it_is_refused_in_time(waiting: tuple[Future[PromotionResult], UUID]) -> None:
     future, flow_run = waiting
-    decision = future.result(timeout=60).version.decision
+    decision = future.result(timeout=120).version.decision
     assert (decision.event, decision.reason) == ("refused", "nobody approved it in time")
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(flow_run).state
@@ -119,7 +119,7 @@ def test_a_run_that_is_cancelled_while_it_waits_is_an_error_and_decides_nothing(
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run, Cancelled(), force=True)
     with pytest.raises(Abort, match="cancelled"):
-        future.result(timeout=20)  # long before the minute is over
+        future.result(timeout=120)  # long before the ten minutes are over
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(flow_run).state
     assert state is not None
@@ -138,7 +138,7 @@ def test_a_training_run_that_is_cancelled_while_it_waits_ends_alike_in_mlflow(
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(paused(future), Cancelled(), force=True)
         with pytest.raises(Abort, match="cancelled"):
-            future.result(timeout=20)
+            future.result(timeout=120)
     run = tracking.connect().get_run(str(registry.version("cancelled", "1").run_id))
     assert run.info.status == "KILLED"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,14 +39,28 @@ def decide(candidate: Candidate, *, passes: bool, force: str | None = None) -> N
     promotion.decide(candidate, lambda *_, at_once: verdict, GateConfig(force=force), trial=Trial, val_mse=0.5)
 
 
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promotion, "MOMENT", 0.01)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the database of the story is kept once it was made."""
+    return tmp_path_factory.mktemp("story") / "mlflow.db"
+
+
 @pytest.fixture
-def story(register_version: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+def story(register_version: Register, mlflow_store: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promoted, refused, forced, and one not judged yet."""
     monkeypatch.setenv("DAE_ACTOR", "ada")
-    decide(register_version(), passes=True)
-    decide(register_version(), passes=False)
-    decide(register_version(), passes=False, force="demo on Friday")
-    register_version()
+    if not kept.exists():
+        decide(register_version(), passes=True)
+        decide(register_version(), passes=False)
+        decide(register_version(), passes=False, force="demo on Friday")
+        register_version()
+        shutil.copy(mlflow_store, kept)
+    shutil.copy(kept, mlflow_store)
 
 
 @pytest.mark.usefixtures("story")
@@ -173,6 +188,7 @@ def test_bad_usage_is_told_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert registry.champion("dae") == "3"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("story")
 def test_rollback_tries_the_target_and_puts_it_back() -> None:
     code, out, _ = dae("rollback", "--reason", "it blurs")

@@ -38,7 +38,7 @@ def run_onnx(path: Path, noisy: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(["restored"], {"noisy": noisy})[0])
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_file_gives_what_keras_gives_for_any_number_and_size_of_images(tmp_path: Path, channels: int) -> None:
     model = unet(channels)
     made = export.to_onnx(model, tmp_path / "unet.onnx", size=(16, 20))

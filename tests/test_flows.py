@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from dae.verdicts import PipelineResult
 from flows.train import train_denoiser
 
 KINDS = ("gaussian", "salt_and_pepper", "poisson", "speckle")
+Commands = tuple[tuple[PipelineConfig, int, str], ...]
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 TINY = [
     "data.limit=300",
@@ -63,23 +65,13 @@ class Finished:
     results: tuple[PipelineResult, ...]
 
 
-@pytest.fixture(scope="module")
-def store_of_three(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
-    home = tmp_path_factory.mktemp("three")
-    # The third is of the same recipe as the first, so it is as good; the second is not, by any measure.
-    configs = (smoke(), smoke(*TINY, "gate.max_val_mse=0.000001"), smoke("gate.works=null"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAE_HOME", str(home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        return home, Finished(configs, tuple(train_denoiser(config) for config in configs))
-
-
 @pytest.fixture
-def three(store_of_three: tuple[Path, Finished], monkeypatch: pytest.MonkeyPatch) -> Finished:
+def three(trained: tuple[Path, Commands], monkeypatch: pytest.MonkeyPatch) -> Finished:
     """The three runs, with the store they are in as the one in use."""
-    monkeypatch.setenv("DAE_HOME", str(store_of_three[0]))
+    monkeypatch.setenv("DAE_HOME", str(trained[0]))
     tracking.connect()
-    return store_of_three[1]
+    run_ids = [str(re.findall(r"MLflow run (\w{32}) at", out)[0]) for _, _, out in trained[1]]
+    return Finished(tuple(config for config, _, _ in trained[1]), tuple(map(past_runs.result_of, run_ids)))
 
 
 def test_a_promoted_run_ends_alike_in_prefect_and_mlflow(three: Finished) -> None:

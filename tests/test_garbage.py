@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -333,11 +334,44 @@ class World:
 
 
 @pytest.fixture
-def world(home: Path, mlflow_store: Path) -> World:
+def world(request: pytest.FixtureRequest, home: Path) -> World:
+    """The store of the test: the full one if it asks for the ids of that, or an empty one."""
+    request.getfixturevalue("ids" if "ids" in request.fixturenames else "mlflow_store")
     return World(home)
 
 
-def filled(world: World) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def full(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A home with everything in it, and the ids of its runs by what they are."""
+    home = tmp_path_factory.mktemp("full")
+    (home / "mlruns").mkdir()
+    shutil.copy(migrated, home / "mlruns" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAE_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return home, fill(World(home))
+
+
+@pytest.fixture
+def ids(home: Path, full: tuple[Path, dict[str, str]]) -> dict[str, str]:
+    """A copy of that home as the test's own, and the ids."""
+    shutil.copytree(full[0], home, dirs_exist_ok=True)
+    rewrite(home / "mlruns" / "mlflow.db", str(full[0]), str(home))
+    return full[1]
+
+
+def rewrite(database: Path, before: str, after: str) -> None:
+    """Let a database that was copied with its artifacts name them where they are now."""
+    with sqlite3.connect(database) as base:
+        tables = [row[0] for row in base.execute("select name from sqlite_master where type = 'table'")]
+        for table in tables:
+            for _, column, kind, *_ in base.execute(f"pragma table_info({table})").fetchall():
+                if kind.startswith(("VARCHAR", "TEXT")):
+                    base.execute(f'update {table} set "{column}" = replace("{column}", ?, ?)', (before, after))
+    base.close()
+
+
+def fill(world: World) -> dict[str, str]:
     """Fill the store; return the ids of the runs by what they are."""
     ids = {f"champion{number}": world.run(410 - 10 * number, digest=str(number)) for number in range(1, 5)}
     for number in range(1, 5):
@@ -366,8 +400,7 @@ def filled(world: World) -> dict[str, str]:
     return ids
 
 
-def test_old_things_go_and_everything_needed_stays(world: World) -> None:
-    ids = filled(world)
+def test_old_things_go_and_everything_needed_stays(world: World, ids: dict[str, str]) -> None:
     code, out, err = dae("gc", "--older-than", "30d", "--keep-champions", "2", "--delete")
     assert code == 0, err
     gone = {"champion1", "champion2", "refused", "failed", "baseline", "another model"}
@@ -381,8 +414,7 @@ def test_old_things_go_and_everything_needed_stays(world: World) -> None:
     assert "freed" in out.splitlines()[-1]
 
 
-def test_what_is_left_works_and_nothing_is_left_of_what_went(world: World) -> None:
-    ids = filled(world)
+def test_what_is_left_works_and_nothing_is_left_of_what_went(world: World, ids: dict[str, str]) -> None:
     before = {model.model_id: model.source_run_id for model in world.client.search_logged_models([world.experiment])}
     assert dae("gc", "--older-than", "30d", "--keep-champions", "2", "--delete")[0] == 0
     restored = mlflow.pyfunc.load_model("models:/dae@champion").predict(np.zeros((2, 8, 8, 1), np.float32))
@@ -402,8 +434,7 @@ def test_what_is_left_works_and_nothing_is_left_of_what_went(world: World) -> No
     assert dae("models")[0] == dae("runs")[0] == 0
 
 
-def test_a_dry_run_changes_nothing_and_says_what_would_go_and_what_stays(world: World) -> None:
-    ids = filled(world)
+def test_a_dry_run_changes_nothing_and_says_what_would_go_and_what_stays(world: World, ids: dict[str, str]) -> None:
     before = world.files(), world.rows()
     code, out, _ = dae("gc", "--older-than", "30d", "--keep-champions", "2")
     assert code == 0
@@ -424,16 +455,14 @@ def test_a_dry_run_changes_nothing_and_says_what_would_go_and_what_stays(world: 
     assert (world.files(), world.rows()) == before
 
 
-def test_the_number_of_champions_kept_is_the_one_asked_for(world: World) -> None:
-    ids = filled(world)
+def test_the_number_of_champions_kept_is_the_one_asked_for(world: World, ids: dict[str, str]) -> None:
     for count in (1, 2, 3, 4):
         items = json.loads(dae("gc", "--older-than", "30d", "--keep-champions", str(count), "--json")[1])["items"]
         went = {item["id"] for item in items}
         assert [number for number in range(1, 5) if ids[f"champion{number}"] not in went] == list(range(5 - count, 5))
 
 
-def test_only_the_models_asked_for(world: World) -> None:
-    ids = filled(world)
+def test_only_the_models_asked_for(world: World, ids: dict[str, str]) -> None:
     folders = world.folders()
     assert dae("gc", "--older-than", "30d", "--name", "other", "--delete")[0] == 0
     assert world.runs() == set(ids.values()) - {ids["another model"]}
@@ -444,9 +473,8 @@ def test_only_the_models_asked_for(world: World) -> None:
 
 @pytest.mark.parametrize("where", ["aliases", "versions", "ledger", "deleted ledger"])
 def test_where_the_registry_or_a_ledger_cannot_be_read_nothing_goes(
-    world: World, where: str, monkeypatch: pytest.MonkeyPatch
+    world: World, ids: dict[str, str], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled(world)
 
     def fail(*_: object, **__: object) -> None:
         raise MlflowException("the database is locked")
@@ -467,8 +495,7 @@ def test_where_the_registry_or_a_ledger_cannot_be_read_nothing_goes(
     assert (world.files(), world.rows()) == before
 
 
-def test_a_renamed_ledger_is_an_error(world: World) -> None:
-    filled(world)
+def test_a_renamed_ledger_is_an_error(world: World, ids: dict[str, str]) -> None:
     experiment = world.client.get_experiment_by_name("dae ledger")
     assert experiment is not None
     world.client.rename_experiment(experiment.experiment_id, "mine")

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dae import gate
@@ -129,6 +129,7 @@ def test_an_empty_policy_promotes_nothing() -> None:
     assert not verdict.promoted
     assert verdict.checks == ()
     assert "the policy asks for no quality" in verdict.reasons[0]
+    assert "nothing is promoted for nothing" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -385,6 +386,7 @@ def spoiled(record: Any, path: list[str], value: float | None) -> Any:
 
 
 @pytest.mark.parametrize("path", NUMBERS)
+@settings(max_examples=40)
 @given(GENEROUS, st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_no_verdict_passes_with_one_score_that_is_not_finite(path: str, policy: GateConfig, value: float) -> None:
     """Whatever is asked, if all the others are good; a number that nobody asked for alone is not looked at."""

@@ -21,6 +21,11 @@ Register = Callable[..., Candidate]
 WORKS = Trial(sha256="a", recorded_sha256="a", difference=0.0)
 
 
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promotion, "MOMENT", 0.01)
+
+
 def verdict(*, promoted: bool, champion: str | None = None) -> Verdict:
     reason = "val_mse: 0.00100 is at most 0.00690" if promoted else "val_mse: 0.01000 is above 0.00690"
     check = Check(name="val_mse", value=0.001, limit=0.0069, source="gate", passed=promoted, reason=reason)
@@ -323,39 +328,31 @@ def test_rollback_to_a_version_of_a_model_that_no_run_logged(register_version: R
     assert registry.champion("dae") == "2"
 
 
-@pytest.mark.parametrize(
-    ("to", "message"),
-    [
+def test_rollback_takes_a_former_champion_only(register_version: Register) -> None:
+    for passes in (True, True, False):
+        decide(register_version(), passes=passes)
+    for to, message in (
         ("2", "version 2 of dae is the champion already"),
         ("3", r"version 3 of dae was never the champion \(those were: 2, 1\); use dae promote 3"),
         ("9", "version 9 of dae was never the champion"),
-    ],
-)
-def test_rollback_takes_a_former_champion_only(register_version: Register, to: str, message: str) -> None:
-    for passes in (True, True, False):
-        decide(register_version(), passes=passes)
-    with pytest.raises(RegistryError, match=message):
-        rollback(to)
-    assert registry.champion("dae") == "2"
+    ):
+        with pytest.raises(RegistryError, match=message):
+            rollback(to)
+        assert registry.champion("dae") == "2"
 
 
-@pytest.mark.parametrize(
-    ("trial", "message"),
-    [
+def test_rollback_to_a_version_that_does_not_work_changes_nothing(register_version: Register) -> None:
+    decide(register_version())
+    decide(register_version())
+    for trial, message in (
         (Trial(error="ValueError: no zip"), "loads: ValueError: no zip"),
         (Trial(sha256="b", recorded_sha256="a", difference=0.0), "checksum"),
         (Trial(sha256="a", recorded_sha256="a", difference=0.1), "outputs"),
-    ],
-)
-def test_rollback_to_a_version_that_does_not_work_changes_nothing(
-    register_version: Register, trial: Trial, message: str
-) -> None:
-    decide(register_version())
-    decide(register_version())
-    with pytest.raises(RegistryError, match=f"version 1 of dae does not work, and 2 stays: {message}"):
-        rollback(trial=trial)
-    assert registry.champion("dae") == "2"
-    assert len(told()) == 2
+    ):
+        with pytest.raises(RegistryError, match=f"version 1 of dae does not work, and 2 stays: {message}"):
+            rollback(trial=trial)
+        assert registry.champion("dae") == "2"
+        assert len(told()) == 2
 
 
 def test_rollback_to_a_version_from_before_digests_were_recorded_works_and_says_so(register_version: Register) -> None:
@@ -504,28 +501,41 @@ def killed(patch: pytest.MonkeyPatch, number: int, action: Callable[[], object])
     return False
 
 
-@pytest.mark.parametrize("force", [None, pytest.param("needed", marks=pytest.mark.slow)])
+def crashed_promotion(register: Register, patch: pytest.MonkeyPatch, number: int, force: str | None = None) -> bool:
+    """Let a promotion of a second version crash before its so manieth write and see to what comes after; tell if it did."""
+    name = f"model{number}"
+    decide(register(name))
+    candidate = register(name)
+    crashed = killed(patch, number, lambda: decide(candidate, passes=force is None, force=force))
+    promoted = len(ledger.read(name)) == 2
+    if ledger.state(name).unsettled:
+        assert "was interrupted" in promotion.unfinished(name)[0]
+    promotion.settled(name)
+    assert promotion.unfinished(name) == []
+    assert registry.champion(name) == ("2" if promoted else "1") == history.champion(ledger.read(name))
+    found = registry.version(name, "2").tags["verdict"]
+    assert found == ("forced" if force else "promoted") if promoted else found == "pending"
+    assert (registry.alias(name, "challenger") is None) == promoted
+    return crashed
+
+
+@pytest.mark.parametrize(
+    "number", [2, 10, 11], ids=["before the entry", "before the alias moves", "with the alias moved"]
+)
+def test_a_crash_before_a_write_leaves_what_the_next_command_repairs(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    assert crashed_promotion(register_version, monkeypatch, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("force", [None, "needed"])
 def test_a_crash_before_any_write_leaves_what_the_next_command_repairs(
     register_version: Register, monkeypatch: pytest.MonkeyPatch, force: str | None
 ) -> None:
-    passes = force is None
-    for number in range(1, 40):
-        name = f"model{number}"
-        decide(register_version(name))
-        candidate = register_version(name)
-        crashed = killed(monkeypatch, number, lambda: decide(candidate, passes=passes, force=force))  # noqa: B023
-        promoted = len(ledger.read(name)) == 2
-        if ledger.state(name).unsettled:
-            assert "was interrupted" in promotion.unfinished(name)[0]
-        promotion.settled(name)
-        assert promotion.unfinished(name) == []
-        assert registry.champion(name) == ("2" if promoted else "1") == history.champion(ledger.read(name))
-        found = registry.version(name, "2").tags["verdict"]
-        assert found == ("forced" if force else "promoted") if promoted else found == "pending"
-        assert (registry.alias(name, "challenger") is None) == promoted
-        if not crashed:
-            break
-    assert not crashed
+    number = 1
+    while crashed_promotion(register_version, monkeypatch, number, force):
+        number += 1
     assert number > 8
 
 
@@ -548,20 +558,35 @@ def test_a_crash_before_any_write_of_the_first_promotion_ever(
     assert not crashed
 
 
+def crashed_rollback(register: Register, patch: pytest.MonkeyPatch, number: int) -> bool:
+    """Let a rollback crash before its so manieth write, and see that the next command finishes it; tell if it did crash."""
+    name = f"model{number}"
+    decide(register(name))
+    decide(register(name))
+    crashed = killed(patch, number, lambda: rollback_of(name, "it blurs", lambda _: WORKS))
+    rolled_back = len(ledger.read(name)) == 3
+    promotion.settled(name)
+    assert registry.champion(name) == ("1" if rolled_back else "2")
+    return crashed
+
+
+@pytest.mark.parametrize(
+    "number", [1, 7, 8], ids=["before the entry", "before the alias moves", "with the alias moved"]
+)
 def test_a_crash_during_a_rollback_is_finished_by_the_next_command(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    assert crashed_rollback(register_version, monkeypatch, number)
+
+
+@pytest.mark.slow
+def test_a_crash_at_any_write_of_a_rollback_is_finished_by_the_next_command(
     register_version: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(1, 20):
-        name = f"model{number}"
-        decide(register_version(name))
-        decide(register_version(name))
-        crashed = killed(monkeypatch, number, lambda: rollback_of(name, "it blurs", lambda _: WORKS))  # noqa: B023
-        rolled_back = len(ledger.read(name)) == 3
-        promotion.settled(name)
-        assert registry.champion(name) == ("1" if rolled_back else "2")
-        if not crashed:
-            break
-    assert not crashed
+    number = 1
+    while crashed_rollback(register_version, monkeypatch, number):
+        number += 1
+    assert number > 8
 
 
 RACER = """

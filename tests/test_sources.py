@@ -386,6 +386,7 @@ print(json.dumps({"refusal": refusal, "read": read}))
 """
 
 
+@pytest.mark.slow
 def test_fashion_mnist_offline_says_which_files_to_put_where_and_reads_them_once_they_are_there(tmp_path: Path) -> None:
     folder = tmp_path / "keras" / "datasets" / "fashion-mnist"
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")

@@ -322,7 +322,7 @@ def test_a_run_that_is_not_over_is_followed_until_the_time_is_up(
     put(client, run, Running(), state)
     started = time.monotonic()
     assert trigger.follow(client, run.id, lambda _: None, 0.5) is None
-    assert 0.5 < time.monotonic() - started < 10
+    assert time.monotonic() - started > 0.5
     assert client.read_flow_run(run.id).state_name == state.name
 
 
@@ -582,7 +582,7 @@ def test_whoever_stops_waiting_is_told_that_the_run_goes_on(
 
     def press(_: SyncPrefectClient, run: FlowRun) -> None:
         assert following.wait(60)
-        time.sleep(2)  # into the pause between two looks, best of all
+        time.sleep(0.5)  # into the pause between two looks, best of all
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     monkeypatch.setattr(trigger, "follow", followed)
