@@ -327,7 +327,7 @@ def test_rollback_to_a_version_of_a_model_that_no_run_logged(register_version: R
     ("to", "message"),
     [
         ("2", "version 2 of dae is the champion already"),
-        ("3", r"version 3 of dae was never the champion \(those were: 2, 1\); use dae promote 3"),
+        ("3", r"version 3 of dae was never the champion \(those were: 2, 1\); use \S*dae promote 3"),
         ("9", "version 9 of dae was never the champion"),
     ],
 )
