@@ -264,6 +264,7 @@ def set_up(venv: Path, lock: Path, gb: float, project: bool) -> None:
     started = float(os.environ.setdefault("SET_UP_STARTED", str(time.time())))
     if Path(sys.prefix).resolve() != venv.resolve():
         require_space(venv if venv.exists() else venv.parent, gb)
+        print(f"Making {venv} with {sys.executable}", flush=True)
         make(venv)
     for stamp in venv.glob(f".ready-{lock.stem.removesuffix('-gpu')}*") if project else ():
         stamp.unlink()
