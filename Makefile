@@ -8,51 +8,62 @@ WORKERS ?= 2
 # A machine with an NVIDIA GPU gets TensorFlow with CUDA's libraries; GPU=0 or GPU=1 decides instead.
 GPU ?= $(shell test "$$(uname -sm)" = "Linux x86_64" && nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
 LOCK := requirements$(if $(filter 1,$(GPU)),-gpu).lock
+# What running takes; and what the tests and tools, or Keras on JAX, take beside it.
 READY := $(VENV)/.ready-$(basename $(LOCK))
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 FAST_TESTS = $(PYTEST) -m "not slow and not integration"
+READY_DEV := $(VENV)/.ready-requirements-dev
+READY_RUN := $(if $(filter jax,$(KERAS_BACKEND)),$(READY_DEV),$(READY))
 JAX_TESTS := $(addprefix tests/test_,architectures.py backends.py flows.py inference.py precision.py provenance.py registry.py training.py)
 # Logs in to the services of make services, where the environment names no others.
 AS_CLIENT = set -a; test -n "$$PREFECT_API_URL" || ! test -f $(CLIENT) || . ./$(CLIENT);
 CLIENT := .services/client.env
-COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra dev pyproject.toml
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
+RUNNING := --extra build --extra onnx --extra services
+# In requirements-dev.lock is only what requirements.lock has not.
+BESIDE = --constraint requirements.lock $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
-.PHONY: help setup train smoke test coverage test-slow test-jax integration packages lint bench ui runs services services-down deploy trigger lock wheel clean
+.PHONY: help setup setup-dev train smoke test coverage test-slow test-jax integration packages lint bench ui runs services services-down deploy trigger lock wheel clean
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: $(READY)  ## the virtual environment, without doing anything in it
+setup: $(READY)  ## the virtual environment with what running takes
+
+setup-dev: $(READY_DEV) ## the same with all that tests, ruff, mypy and JAX take; make test and the like do this by themselves
+
+# The environment's own Python if it works, else the given one; it says in a line what it lacks.
+define SET_UP
+@python=$(BIN)/python; $$python deploy/check_python.py $$python >/dev/null 2>&1 || python="$(PYTHON)"; \
+  command -v $$python >/dev/null || { echo "error: $$python is not found; install Python 3.11 to 3.13, or name it: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
+  $$python deploy/check_python.py $$python $(MAKECMDGOALS) && $$python deploy/make_venv.py $(VENV)
+endef
 
 $(READY): $(LOCK) pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
-	@echo "Setting up $(VENV) from $(LOCK): about 200 packages, a few minutes the first time ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@test -e $@ || $(BIN)/python -m pip uninstall --quiet --quiet --yes tensorflow tensorflow-cpu
-	@rm -f $(VENV)/.ready*
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	$(SET_UP) $(LOCK) --project --gb $(if $(filter 1,$(GPU)),9,3.6)
 
-train: $(READY)  ## the main job: the whole flow on MNIST; ARGS="--set train.epochs=5" and the like are passed on
+$(READY_DEV): $(READY) requirements-dev.lock
+	$(SET_UP) requirements-dev.lock --gb 1.2
+
+train: $(READY_RUN)  ## the main job: the whole flow on MNIST; ARGS="--set train.epochs=5" and the like are passed on
 	@$(BIN)/dae train $(ARGS)
 
-smoke: $(READY)  ## the whole flow on 2,000 images, in under a minute
+smoke: $(READY_RUN)  ## the whole flow on 2,000 images, in under a minute
 	@$(BIN)/dae train --config configs/smoke.yaml $(ARGS)
 
-test: $(READY)   ## every fast test and every example in the docstrings
+test: $(READY_DEV)   ## every fast test and every example in the docstrings
 	@$(FAST_TESTS) $(ARGS)
 
-coverage: $(READY) ## the same, and which lines and branches they reach; fails below 90 %
+coverage: $(READY_DEV) ## the same, and which lines and branches they reach; fails below 90 %
 	@$(FAST_TESTS) --cov --cov-report=term:skip-covered --no-cov-on-fail $(ARGS)
 
-test-slow: $(READY) ## the tests that take long
+test-slow: $(READY_DEV) ## the tests that take long
 	@$(PYTEST) -m slow $(ARGS)
 
-test-jax: $(READY) ## networks, training, scores and the flow on Keras's JAX backend, without TensorFlow
+test-jax: $(READY_DEV) ## networks, training, scores and the flow on Keras's JAX backend, without TensorFlow
 	@KERAS_BACKEND=jax $(FAST_TESTS) $(JAX_TESTS) $(ARGS)
 
-integration: $(READY) ## the tests on real servers; make packages has what it needs
+integration: $(READY_DEV) ## the tests on real servers; make packages has what it needs
 	@$(BIN)/python -m pytest -m integration tests/integration $(ARGS)
 
 packages:        ## Debian's packages for make services and make integration, those that are missing; as root
@@ -61,7 +72,7 @@ packages:        ## Debian's packages for make services and make integration, th
 	    { apt-get update -qq && apt-get install -qq --yes --no-install-recommends "$${need##*:}"; } || exit 1; \
 	done
 
-lint: $(READY)   ## ruff and mypy
+lint: $(READY_DEV)   ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -87,9 +98,10 @@ deploy: $(READY) ## work pool, deployments, automations and limits, on the Prefe
 trigger: $(READY) ## start a run of a deployment and follow it; ARGS="retrain --set train.epochs=5"
 	@$(AS_CLIENT) $(BIN)/dae trigger $(ARGS)
 
-lock:            ## compile requirements.lock and requirements-gpu.lock anew (needs uv)
-	$(COMPILE) --output-file requirements.lock
-	$(COMPILE) --extra gpu --no-emit-package tensorflow-cpu --output-file requirements-gpu.lock
+lock:            ## compile requirements.lock, -gpu.lock and -dev.lock anew (needs uv)
+	$(COMPILE) $(RUNNING) --output-file requirements.lock
+	$(COMPILE) $(RUNNING) --extra gpu --no-emit-package tensorflow-cpu --output-file requirements-gpu.lock
+	$(COMPILE) --extra dev $(BESIDE) --output-file requirements-dev.lock
 
 wheel: $(READY)  ## the built package, in dist/
 	@$(BIN)/python -m hatchling build -t wheel

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from dae import corruption, evaluation, metrics
+from dae import commands, corruption, evaluation, metrics
 from dae.classical import BM3D, AnyMethod, Median, NonLocalMeans, Nothing, TotalVariation, Wavelet
 from dae.config import ConfigError, PipelineConfig
 from dae.evaluation import PerImage
@@ -87,9 +87,8 @@ def require(names: Sequence[str], config: PipelineConfig) -> None:
             raise ConfigError(f"--methods must be among {', '.join(GRIDS)}, received {name}")
         if name not in available():
             note = ", which is for non-profit use alone" if name == "bm3d" else ""
-            raise ConfigError(
-                f"{name} needs the package {PACKAGES[name]}{note}: install dae[baselines], or leave it out"
-            )
+            how = commands.install("baselines")
+            raise ConfigError(f"{name} needs the package {PACKAGES[name]}{note}: {how}; or leave it out")
 
 
 def require_sizes(sizes: Mapping[str, Sizes], config: PipelineConfig) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dae import backend, provenance, rng, store
+from dae import backend, commands, provenance, rng, store
 from dae.config import NoiseConfig
 from dae.noise import Images, corrupt
 
@@ -127,7 +127,7 @@ def to_onnx(
 
 def _require(path: Path, *, overwrite: bool) -> None:
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise ExportError(f"export needs {' and '.join(missing)}, of the extra onnx: pip install 'dae[onnx]'")
+        raise ExportError(f"export needs {' and '.join(missing)}, of the extra onnx: {commands.install('onnx')}")
     if (backend_name := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
         raise ExportError(f"export needs Keras on TensorFlow, KERAS_BACKEND is {backend_name}")
     if not os.access(path.parent, os.W_OK):

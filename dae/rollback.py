@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
-from dae import census, gate, history, ledger, promotion, provenance, registry
+from dae import census, commands, gate, history, ledger, promotion, provenance, registry
 from dae.history import Entry
 from dae.registry import RegistryError
 from dae.verdicts import Trial
@@ -77,9 +78,8 @@ def _target(name: str, entries: tuple[Entry, ...], to: str | None) -> str:
         raise RegistryError(f"version {target} of {name} is the champion already")
     if target not in known:
         were = ", ".join(known) or "none"
-        raise RegistryError(
-            f"version {target} of {name} was never the champion (those were: {were}); use dae promote {target}"
-        )
+        instead = commands.dae(f"promote {target}" + ("" if name == "dae" else f" --name {shlex.quote(name)}"))
+        raise RegistryError(f"version {target} of {name} was never the champion (those were: {were}); use {instead}")
     if run_id := registry.version(name, target).run_id:  # none for a version of a model that no run logged
         census.keep(run_id, 1)  # from dae gc, while it is tried
     return target

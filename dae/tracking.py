@@ -19,7 +19,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import ExclusiveFileLock
 
-from dae import config_files, provenance, store
+from dae import commands, config_files, provenance, store
 from dae.config import PipelineConfig
 
 if TYPE_CHECKING:
@@ -117,12 +117,12 @@ def run(config: PipelineConfig, flow_run_id: str) -> Iterator[str]:
             _describe(run_id, config)
         yield run_id
     except Exception as error:
-        logger.info("run: failed; once mended, go on with: dae train --resume %s", run_id)
+        logger.info("run: failed; once mended, go on with: %s", commands.dae(f"train --resume {run_id}"))
         client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:5000])
         client.set_terminated(run_id, "FAILED")
         raise
     except BaseException:  # cancelled, terminated or interrupted
-        logger.info("run: stopped; go on with: dae train --resume %s", run_id)
+        logger.info("run: stopped; go on with: %s", commands.dae(f"train --resume {run_id}"))
         client.set_terminated(run_id, "KILLED")
         raise
     client.set_terminated(run_id, "FINISHED")

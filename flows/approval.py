@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import shlex
 import threading
 from concurrent.futures import Future
 from uuid import UUID
@@ -16,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 
-from dae import provenance, report
+from dae import commands, provenance, report
 from dae.config import GateConfig
 from dae.records import NoisySets, Scores
 from dae.verdicts import Answer, Candidate, Outcome, Trial
@@ -54,10 +55,10 @@ def asked(
     question = report.question(candidate, verdict, policy)
     logger.info("approve: %s", question)
     logger.info(
-        "approve: waiting for %g hours; answer in Prefect's UI, or with:\n  PREFECT_API_URL=%s dae approve %s --yes",
+        "approve: waiting for %g hours; answer in Prefect's UI, or with:\n  PREFECT_API_URL=%s %s",
         policy.approval_hours,
-        PREFECT_API_URL.value(),
-        flow_run.id,
+        shlex.quote(str(PREFECT_API_URL.value())),
+        commands.dae(f"approve {flow_run.id} --yes"),
     )
     said = _wait(question, max(1, round(policy.approval_hours * 3600)))
     event: Outcome = "promoted" if verdict.promoted else "forced"

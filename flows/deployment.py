@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
+from dae import commands
 from flows import differences, wanted
 from flows.differences import Item
 from flows.wanted import Deployment, WorkPool
@@ -153,7 +154,8 @@ def connected() -> SyncPrefectClient:
         If none is configured, or it does not answer, or does not let one in.
     """
     if not (url := PREFECT_API_URL.value()):
-        raise DeploymentError("PREFECT_API_URL must name a Prefect server, received none; make services starts one")
+        start = commands.make("services")
+        raise DeploymentError(f"PREFECT_API_URL must name a Prefect server, received none; {start} starts one")
     client = get_client(sync_client=True)
     try:
         with client:

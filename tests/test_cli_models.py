@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dae import backend, config_files, ledger, promotion, registry, tracking
+from dae import backend, commands, config_files, ledger, promotion, registry, tracking
 from dae.cli import app
 from dae.config import GateConfig
 from dae.verdicts import Candidate, Check, Trial, Verdict
@@ -111,7 +111,7 @@ def test_live_tells_who_is_and_who_was_and_why() -> None:
 
 @pytest.mark.usefixtures("mlflow_store")
 def test_of_a_model_that_is_not_there() -> None:
-    assert dae("models")[:2] == (0, "No versions of dae yet. Make one with: dae train\n")
+    assert dae("models")[:2] == (0, f"No versions of dae yet. Make one with: {commands.dae('train')}\n")
     assert dae("models", "--json")[:2] == (0, "[]\n")
     assert dae("models", "history")[1].startswith("The ledger of dae is empty")
     assert dae("models", "live")[:2] == (1, "No version of dae is live.\n")

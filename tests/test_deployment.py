@@ -16,6 +16,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
+from dae import commands
 from dae.cli import app
 from dae.config import ConfigError, PipelineConfig
 from flows import deployment, steps, wanted
@@ -118,7 +119,7 @@ def test_on_a_new_server_everything_is_missing_and_checking_makes_nothing(first:
     code, out, err = first.checked
     assert (code, err) == (10, "")
     assert words(out)[:-1] == lines("missing")
-    assert out.splitlines()[-1] == "9 of 9 differ; dae deploy changes that."
+    assert out.splitlines()[-1] == f"9 of 9 differ; {commands.dae('deploy')} changes that."
     assert first.untouched
 
 
@@ -170,7 +171,7 @@ def test_what_was_changed_on_the_server_is_named_and_put_right(deployed: Path, c
 
     code, out, _ = deploy("--check")
     assert code == 10
-    assert out.splitlines()[-1] == "5 of 9 differ; dae deploy changes that."
+    assert out.splitlines()[-1] == f"5 of 9 differ; {commands.dae('deploy')} changes that."
     differing = {
         "work pool": ["dae"],
         "deployment": ["retrain", "sweep"],
@@ -211,7 +212,7 @@ def test_a_second_automation_of_one_name_is_named_and_goes(deployed: Path, clien
     (silent,) = client.read_automations_by_name("dae-crash-silent")
     client.create_automation(AutomationCore.model_validate(silent.model_dump(exclude={"id", "owner_resource"})))
     code, out, _ = deploy("--check")
-    assert (code, out.splitlines()[-1]) == (10, "1 of 9 differ; dae deploy changes that.")
+    assert (code, out.splitlines()[-1]) == (10, f"1 of 9 differ; {commands.dae('deploy')} changes that.")
     assert "asked for once, found 2 times" in out
     assert ["updated", "automation", "dae-crash-silent"] in words(deploy().out)
     assert len(client.read_automations_by_name("dae-crash-silent")) == 1

@@ -25,7 +25,7 @@ def lock(tmp_path: Path, nvidia_smi: str, *variables: str) -> str:
     environment["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     command = ["make", "--dry-run", "setup", f"VENV={tmp_path / 'venv'}", *variables]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    (found,) = re.findall(r"--require-hashes -r (\S+)", done.stdout)
+    (found,) = re.findall(r"make_venv\.py \S+ (\S+) --project", done.stdout)
     return str(found)
 
 
@@ -44,10 +44,41 @@ def test_a_machine_without_a_usable_gpu_gets_none_of_cuda(tmp_path: Path, nvidia
     assert lock(tmp_path, nvidia_smi, "GPU=1") == "requirements-gpu.lock"
 
 
-def test_the_locks_differ_in_tensorflow_and_cuda_alone() -> None:
-    def pins(name: str) -> set[tuple[str, str]]:
-        return set(re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+def pins(name: str) -> set[tuple[str, str]]:
+    return set(re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
 
+
+def layers(target: str, **more: str) -> list[str]:
+    """Return the locks a target of the Makefile installs from, where there is no environment yet."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "KERAS"))}
+    command = ["make", "--dry-run", target, "GPU=0", "VENV=nowhere"]
+    done = subprocess.run(command, cwd=ROOT, env=environment | more, capture_output=True, text=True, check=True)
+    return re.findall(r"make_venv\.py \S+ (\S+)", done.stdout)
+
+
+@NEEDS_MAKE
+def test_what_only_tests_take_comes_with_the_targets_that_take_it() -> None:
+    running, both = ["requirements.lock"], ["requirements.lock", "requirements-dev.lock"]
+    for target in ("setup", "train", "smoke", "ui", "runs", "services", "deploy", "trigger", "bench", "wheel"):
+        assert layers(target) == running, target
+    for target in ("setup-dev", "test", "test-slow", "test-jax", "integration", "lint"):
+        assert layers(target) == both, target
+    assert layers("train", KERAS_BACKEND="jax") == both
+
+
+def test_the_layers_have_nothing_in_common() -> None:
+    running, beside = ({name for name, _ in pins(lock)} for lock in ("requirements.lock", "requirements-dev.lock"))
+    assert not running & beside
+    assert {"onnxruntime", "supervisor", "hatchling"} <= running
+    assert {"pytest", "jaxlib", "playwright", "mypy", "bm3d"} <= beside
+
+
+def test_the_locks_name_no_index() -> None:
+    for lock in ROOT.glob("requirements*.lock"):
+        assert "://" not in lock.read_text(), lock.name
+
+
+def test_the_locks_differ_in_tensorflow_and_cuda_alone() -> None:
     plain, cuda = pins("requirements.lock"), pins("requirements-gpu.lock")
     assert {name for name, _ in plain - cuda} == {"tensorflow-cpu"}
     assert {name.partition("-")[0] for name, _ in cuda - plain} == {"nvidia"}

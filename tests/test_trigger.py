@@ -39,7 +39,7 @@ from prefect.states import (
 )
 from typer.testing import CliRunner
 
-from dae import config_files, past_runs, staleness, tracking
+from dae import commands, config_files, past_runs, staleness, tracking
 from dae.cli import app
 from dae.config import ConfigError, PipelineConfig
 from dae.outcomes import Ending
@@ -522,7 +522,7 @@ def test_a_run_that_failed_in_training_says_how_it_goes_on(worked: Callable[...,
 
     code, out, _ = worked(act, *files(tmp_path))
     assert code == 1
-    assert f"go on with: dae trigger {TRAIN} --resume {made[0]}" in out
+    assert f"go on with: {commands.dae(f'trigger {TRAIN} --resume {made[0]}')}" in out
     assert f"--resume {made[0]}" in (tmp_path / "summary.md").read_text()
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dae import commands
 from dae.cli import (
     baselines,
     config,
@@ -75,5 +76,5 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; its usage messages call it as it was called."""
+    app(prog_name=commands.dae())

@@ -39,13 +39,14 @@ def baselines(
     """Tune classical methods on the validation images, score them on the test images, and log each as a run."""
     with options.reported():
         from dae import baselines as library
-        from dae import config_files
+        from dae import commands, config_files
 
         resolved = config_files.load(config, settings or [])
         names = [name.strip() for name in methods.split(",")] if methods else list(library.available())
         library.require(names, resolved)
         for name in () if methods else library.GRIDS.keys() - names:
-            typer.echo(f"{name}: left out, its package is not installed; it is in dae[baselines]", err=True)
+            how = commands.install("baselines")
+            typer.echo(f"{name}: left out, its package is not installed; to have it: {how}", err=True)
         sizes = {name: library.Sizes(tune=tune, images=images) for name in names}
         if "bm3d" in sizes:
             sizes["bm3d"] = library.Sizes(tune=bm3d_tune, images=bm3d_images)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dae import commands
 from dae.cli import options
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def deploy(
         if not differing:
             typer.echo("Nothing differs.")
         elif check:
-            typer.echo(f"{differing} of {len(items)} differ; dae deploy changes that.")
+            typer.echo(f"{differing} of {len(items)} differ; {commands.dae('deploy')} changes that.")
             raise typer.Exit(options.REFUSED)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dae import commands
 from dae.cli import options
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def models(context: typer.Context, name: options.Name = options.MODEL_NAME, as_j
         typer.echo(json.dumps(found, indent=2))
         return
     if not found:
-        typer.echo(f"No versions of {name} yet. Make one with: dae train")
+        typer.echo(f"No versions of {name} yet. Make one with: {commands.dae('train')}")
         return
     _show(model_table.HEADER, model_table.rows(found))
     for note in notes:

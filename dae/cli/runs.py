@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dae import commands
 from dae.cli import options
 
 
@@ -27,7 +28,8 @@ def runs(
             typer.echo(json.dumps(run_table.records(table), indent=2))
             return
     if table.empty:
-        typer.echo(f"No runs{f' in experiment {experiment}' if experiment else ''} yet. Make one with: dae train")
+        where = f" in experiment {experiment}" if experiment else ""
+        typer.echo(f"No runs{where} yet. Make one with: {commands.dae('train')}")
         return
     from rich.markup import escape
     from rich.table import Table

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dae import commands
 from dae.cli import options
 
 app = typer.Typer(
@@ -25,8 +27,9 @@ def up() -> None:
         lifecycle.up(found, typer.echo)
         _show()
         typer.echo(f"\nLog in to both pages as admin; the passwords are in {settings.path()}.")
-        typer.echo(f"Point a shell at them:  set -a; . {found.folder / 'client.env'}; set +a")
-        typer.echo("Then:  dae deploy")
+        login = shlex.quote(str(found.folder / "client.env"))
+        typer.echo(f"Point a shell at them:  set -a; . {login}; set +a")
+        typer.echo(f"Then:  {commands.dae('deploy')}")
 
 
 @app.command()
@@ -76,7 +79,7 @@ def restore(
         from dae.services import backup
 
         backup.restore(folder.resolve(), typer.echo)
-        typer.echo("Restored. Start the services: make services")
+        typer.echo(f"Restored. Start the services: {commands.make('services')}")
 
 
 @app.command()
@@ -86,7 +89,7 @@ def upgrade() -> None:
         from dae.services import backup, settings
 
         backup.upgrade(settings.load(), typer.echo)
-        typer.echo("Upgraded. Start the services: make services")
+        typer.echo(f"Upgraded. Start the services: {commands.make('services')}")
 
 
 def _show() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dae import commands
 from dae.cli import flow_runs, options
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def train(
 
         links = {"MLflow": tracking.page(result.run_id)}
         outcomes.write(outcomes.of(result, links, time.time() - started), summary, junit)
+        _print_next(result.version.name)
     if not result.version.decision.promoted:
         raise typer.Exit(options.REFUSED)
 
@@ -102,4 +105,20 @@ def _print(result: PipelineResult, total: float) -> None:
     rest = total - sum(result.seconds.values())
     console.print(f"Time: {total:.0f} s ({parts}, everything else {rest:.1f})", soft_wrap=True)
     console.print(f"MLflow run {result.run_id} at {escape(tracking.store_uri())}", soft_wrap=True)
-    console.print("Look at it with [bold]dae ui[/], compare runs with [bold]dae runs[/].")
+
+
+def _print_next(name: str) -> None:
+    """Print what one may want to do now, as it is typed; what takes a champion is left out where there is none."""
+    from dae import registry
+
+    model = "" if name == options.MODEL_NAME else f" --model {shlex.quote(f'models:/{name}@champion')}"
+    steps = [("look at the run", "ui"), ("compare runs", "runs")]
+    if registry.champion(name) is not None:
+        of_champion = [
+            ("restore an image", f"denoise noisy.png -o clean/{model}"),
+            ("serve the champion", f"serve{model}"),
+        ]
+        steps = [of_champion[0], *steps, of_champion[1]]
+    typer.echo("\nNext:")
+    for purpose, arguments in steps:
+        typer.echo(f"  {purpose:20}{commands.dae(arguments)}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dae import commands
 from dae.cli import options
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def _follow(run: FlowRun, deployment_name: str, seconds: float | None, started: 
         try:
             state = trigger.follow(client, run.id, typer.echo, seconds)
         except KeyboardInterrupt:
-            typer.echo(f"The run goes on; to stop it: prefect flow-run cancel {run.id}", err=True)
+            typer.echo(f"The run goes on; to stop it: {commands.program('prefect')} flow-run cancel {run.id}", err=True)
             raise
     message = (state.message or "") if state else f"not over after {(seconds or 0) / 60:g} minutes; the run goes on"
     bare = Outcome(
@@ -108,7 +110,7 @@ def _follow(run: FlowRun, deployment_name: str, seconds: float | None, started: 
         links={"Prefect": trigger.address(run)},
         seconds=time.time() - started,
     )
-    resume = f"dae trigger {deployment_name} --resume" if state else None
+    resume = commands.dae(f"trigger {shlex.quote(deployment_name)} --resume") if state else None
     return _with_verdict(bare, str(run.id), resume)
 
 

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from dae import store
+from dae import commands, store
 from dae.config import ConfigError
 from dae.services import environment, health, lifecycle, postgres, settings, supervision
 from dae.services.lifecycle import Say
@@ -36,7 +36,7 @@ def back_up(found: ServiceSettings, target: Path, say: Say) -> None:
     if target.exists():
         raise ConfigError(f"FOLDER must not be there yet, received {target}")
     if (trouble := health.trouble(found, "postgres")) is not None:
-        raise ServicesError(f"PostgreSQL must be running, make services starts it: {trouble}")
+        raise ServicesError(f"PostgreSQL must be running, {commands.make('services')} starts it: {trouble}")
     with store.publish(target) as draft:
         before = os.umask(0o077)
         try:
@@ -176,7 +176,7 @@ def _with_database_alone(found: ServiceSettings, say: Say, work: Callable[[], No
     """Do something while PostgreSQL runs and nothing else does; it is down before and after, unless others keep it."""
     with lifecycle.changing(found):
         if supervision.states(found) is not None:
-            raise ServicesError("the services must be down: make services-down")
+            raise ServicesError(f"the services must be down: {commands.make('services-down')}")
         for name in ("mlflow", "prefect"):
             if (who := supervision.listener(found.ports()[name])) is not None:
                 raise ServicesError(f"{name} must be down, but {who} listens on its port {found.ports()[name]}")

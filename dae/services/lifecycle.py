@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from dae import commands
 from dae.services import environment, health, postgres, supervision
 from dae.services.postgres import ServicesError
 from dae.services.settings import LOOPBACK, ServiceSettings, write_private
@@ -157,7 +158,8 @@ def _require_free_ports(settings: ServiceSettings) -> None:
             advice = f"set DAE_{name.upper()}_PORT in .env to another, or stop what listens there"
             left = supervision.left_behind(settings)
             if left:
-                advice = "it belongs to these services, whose supervisord was killed: make services-down stops it"
+                down = commands.make("services-down")
+                advice = f"it belongs to these services, whose supervisord was killed: {down} stops it"
             raise ServicesError(f"port {port} of {name} must be free, but {who} listens on it; {advice}")
 
 

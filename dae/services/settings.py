@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dae import store
+from dae import commands, store
 from dae.config import ConfigError
 
 EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
@@ -109,7 +109,7 @@ def load() -> ServiceSettings:
         found = ServiceSettings(_env_file=path())
     except ValidationError as error:
         lines = [f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors()]
-        rule = "" if path().exists() else "; make services writes it"
+        rule = "" if path().exists() else f"; {commands.make('services')} writes it"
         raise ConfigError("\n".join([f"{path()} or the environment{rule}:", *lines])) from None
     if len(set(found.ports().values())) < len(found.ports()):
         ports = ", ".join(f"{name} {port}" for name, port in found.ports().items())
