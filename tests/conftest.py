@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,6 +23,8 @@ from dae.config import GateConfig, ModelConfig, PipelineConfig, TrackingConfig
 from dae.records import ImageSet, NoisySet, NoisySets, Quality, Scores, SplitScores, TrainedModel
 from dae.verdicts import Candidate, Decision, Evidence, ModelVersion, PipelineResult
 
+prefect_home = tempfile.TemporaryDirectory(prefix="dae-prefect-")  # not the project's own; it goes with the process
+os.environ["PREFECT_HOME"] = prefect_home.name
 backend.configure()  # before Keras, Prefect or MLflow is imported
 settings.register_profile("dae", deadline=None, derandomize=True)
 settings.load_profile("dae")
