@@ -40,10 +40,10 @@ define SET_UP
 endef
 
 $(READY): $(LOCK) pyproject.toml
-	$(SET_UP) $(LOCK) --project --gb $(if $(filter 1,$(GPU)),9,3.6)
+	$(SET_UP) $(LOCK) --gb $(if $(filter 1,$(GPU)),9,3.6)
 
 $(READY_DEV): $(READY) requirements-dev.lock
-	$(SET_UP) requirements-dev.lock --gb 1.2
+	$(SET_UP) $(LOCK) requirements-dev.lock --gb $(if $(filter 1,$(GPU)),10,4.5)
 
 train: $(READY_RUN)  ## the main job: the whole flow on MNIST; ARGS="--set train.epochs=5" and the like are passed on
 	@$(BIN)/dae train $(ARGS)

@@ -124,29 +124,25 @@ def test_what_pip_failed_of_is_one_sentence(library: ModuleType, tmp_path: Path,
     assert "\n" not in reason
 
 
-def test_the_lock_is_read_for_this_machine(library: ModuleType, tmp_path: Path) -> None:
-    lock = tmp_path / "some.lock"
-    lock.write_text(
-        "plain==1.0 \\\n    --hash=sha256:aa\n    # via other\n"
-        "extra[more]==2.0.1 ; sys_platform != 'nowhere' \\\n    --hash=sha256:bb\n"
-        "elsewhere==3 ; sys_platform == 'nowhere' \\\n    --hash=sha256:cc\n",
-        encoding="utf-8",
-    )
-    found = library.wanted(lock)
-    assert {name: version for name, (version, _) in found.items()} == {"plain": "1.0", "extra": "2.0.1"}
-    assert "--hash=sha256:bb" in found["extra"][1]
+def test_an_environment_that_was_cut_short_is_made_anew(checkout: Path, library: ModuleType) -> None:
+    venv = checkout / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    lock = checkout / "requirements.lock"
+    for name, kept in ((".ready-requirements", True), (library.UNFINISHED, False)):
+        (venv / name).touch()
+        (venv / "left").touch()
+        library.require_environment(venv, [lock], 0)
+        assert (venv / "left").exists() == kept
+    assert (venv / "bin" / "python").exists()
 
 
-def test_a_package_that_pip_was_stopped_at_is_done_again(
-    library: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(library, "SITE", tmp_path)
-    for name, record in (("whole", "whole-1.dist-info/INSTALLER,,\nwhole/a.py,,\n"), ("half", "half/a.py,,\n")):
-        (tmp_path / f"{name}-1.dist-info").mkdir()
-        (tmp_path / f"{name}-1.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-        (tmp_path / f"{name}-1.dist-info" / "RECORD").write_text(record)
-    assert library.installed() == {"whole": "1"}
-    assert not (tmp_path / "half-1.dist-info").exists()
+def test_cuda_takes_the_place_of_an_environment_without(checkout: Path, library: ModuleType) -> None:
+    venv = checkout / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (venv / ".ready-requirements").touch()
+    (venv / ".ready-requirements-dev").touch()
+    library.require_environment(venv, [checkout / "requirements-gpu.lock"], 0)
+    assert not list(venv.glob(".ready-*"))
 
 
 def test_supported_pythons_are_those_of_the_package() -> None:
