@@ -375,6 +375,16 @@ def log_in(team: Team, patch: pytest.MonkeyPatch) -> None:
             patch.setenv(name, value)
 
 
+@pytest.fixture
+def other(everybody: Path, receiver: Receiver, request: pytest.FixtureRequest) -> Iterator[Team]:
+    """A second project, whose services a test starts for itself."""
+    made = Team(everybody / request.node.name[-12:].strip("_"), receiver)
+    yield made
+    made.dae("services", "down", anonymous=True)
+    for each in made.processes():
+        each.kill()
+
+
 @pytest.fixture(scope="session")
 def deployed(first_start: tuple[Team, object]) -> subprocess.CompletedProcess[str]:
     """The first ``dae deploy``, of schedules that fire when a test wants it to."""

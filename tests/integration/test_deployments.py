@@ -120,7 +120,7 @@ def test_a_scheduled_run_comes_in_on_time(team: Team) -> None:
         team.dae("deploy")
     assert ended.state_name == "Completed", ended.state
     # Prefect rounds the time a run has yet to wait, so that one may start half a second early.
-    assert timedelta(seconds=-1) < ended.start_time - due < timedelta(seconds=45)
+    assert timedelta(seconds=-1) < ended.start_time - due < timedelta(seconds=60)
 
 
 def _deployed_for_soon(team: Team, tree: dict[str, Any]) -> datetime:
@@ -163,7 +163,7 @@ def test_a_triggered_run_that_is_refused_is_told_to_the_webhook(team: Team, tmp_
     assert team.champion("dae-smoke") == before
     run = team.flow_run(flow_run_id(done.stdout))
     assert (run.state_type, run.state_name) == (StateType.COMPLETED, "Refused")
-    told = wait(lambda: [text for text in team.receiver.received if str(run.id) in text], 60)
+    told = wait(lambda: [text for text in team.receiver.received if str(run.id) in text], 120)
     assert len(told) == 1
     assert told[0].startswith(f"train-denoiser {run.name}: Refused. ")
     assert "is above 0.00001" in told[0]
@@ -178,7 +178,7 @@ def test_a_triggered_run_that_fails_is_told_to_the_webhook(team: Team, tmp_path:
     run = flow_run_id(done.stdout)
     assert "failed" in summary.read_text().splitlines()[0]
     assert ElementTree.parse(junit).getroot()[0].get("errors") == "1"
-    assert any("Failed" in text for text in wait(lambda: [t for t in team.receiver.received if run in t], 60))
+    assert any("Failed" in text for text in wait(lambda: [t for t in team.receiver.received if run in t], 120))
 
 
 def test_what_is_wrong_is_refused_before_a_run_is_made(team: Team) -> None:
@@ -227,7 +227,7 @@ def test_a_run_that_takes_too_long_times_out_and_one_that_hangs_is_cancelled(tea
         (shipped,) = client.read_automations_by_name("dae-cancel-hanging")
         tree = shipped.model_dump(mode="json", exclude={"id"})
         tree["name"] = "test-cancel-hanging"
-        tree["trigger"] |= {"within": 20, "match_related": {"prefect.resource.id": "prefect.tag.hangs"}}
+        tree["trigger"] |= {"within": 30, "match_related": {"prefect.resource.id": "prefect.tag.hangs"}}
         mine = client.create_automation(AutomationCore.model_validate(tree))
         try:
             hangs = _long_run(client, tags=["hangs"])

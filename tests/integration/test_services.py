@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import httpx
 import psutil
@@ -15,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from .conftest import Receiver, Team, wait
+from .conftest import Team
 
 OF_MLFLOW = [
     ("GET", "/"),
@@ -185,16 +183,6 @@ def test_mlflow_client_without_credentials_is_refused(services: Team, monkeypatc
         MlflowClient(services.mlflow_url).set_registered_model_alias("dae", "champion", "1")
 
 
-@pytest.fixture
-def other(everybody: Path, receiver: Receiver, request: pytest.FixtureRequest) -> Iterator[Team]:
-    """A second project, whose services a test starts for itself."""
-    made = Team(everybody / request.node.name[-12:].strip("_"), receiver)
-    yield made
-    made.dae("services", "down", anonymous=True)
-    for each in made.processes():
-        each.kill()
-
-
 def test_a_port_in_use_is_named_with_who_has_it_and_nothing_is_started(services: Team, other: Team) -> None:
     taken = str(services.ports["MLFLOW"])
     done = other.dae("services", "up", anonymous=True, more={"DAE_MLFLOW_PORT": taken})
@@ -212,22 +200,3 @@ def test_bad_settings_are_named_and_secrets_are_not_shown(other: Team) -> None:
     assert "DAE_PREFECT_PORT" in done.stderr
     assert "DAE_PREFECT_PASSWORD" in done.stderr
     assert "sesame" not in done.stderr
-
-
-def test_down_stops_what_was_started_even_if_its_supervisor_was_killed(services: Team, other: Team) -> None:
-    assert other.dae("services", "up", anonymous=True).returncode == 0
-    for process in other.processes("supervisord"):
-        process.kill()
-    refused = other.dae("services", "up", anonymous=True)
-    assert refused.returncode == 1
-    assert "make services-down stops it" in refused.stderr
-    mine = {process.pid for process in services.processes()}
-    down = other.dae("services", "down", anonymous=True)
-    assert down.returncode == 0, down.stderr
-    wait(lambda: not other.processes(), 30)
-    assert mine <= {process.pid for process in services.processes()}
-    again = other.dae("services", "up", anonymous=True)
-    assert again.returncode == 0, again.stderr
-    assert other.dae("services", "down", anonymous=True).stdout.startswith("Stopped: ")
-    assert other.dae("services", "down", anonymous=True).stdout == "No services are running.\n"
-    assert services.dae("services", "status").returncode == 0
