@@ -307,7 +307,7 @@ class Commands:
         shutil.rmtree(self._said)
 
 
-def wait(ask: Callable[[], Found | None], seconds: float, every: float = 0.3) -> Found:
+def wait(ask: Callable[[], Found | None], seconds: float, every: float = 0.5) -> Found:
     """Ask until the answer is true, and return it."""
     deadline = time.monotonic() + seconds
     while not (found := ask()):

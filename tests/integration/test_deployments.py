@@ -24,7 +24,7 @@ from prefect.events.schemas.automations import AutomationCore
 
 from .conftest import LONG, SHOWN, Promoted, Team, flow_run_id, wait
 
-REFUSING = ("--set", "gate.max_val_mse=0.00001")
+REFUSING = ("--set", "gate.max_val_mse=0.00001", *UNTRIED)
 
 
 def runs_of(team: Team, deployment: str) -> list[FlowRun]:
