@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import RRuleSchedule
 from prefect.events.schemas.automations import AutomationCore
 
-from .conftest import LONG, SHOWN, Promoted, Team, flow_run_id, wait
+from .conftest import LONG, SHOWN, UNTRIED, Promoted, Team, flow_run_id, wait
 
 REFUSING = ("--set", "gate.max_val_mse=0.00001", *UNTRIED)
 
