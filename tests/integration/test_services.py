@@ -119,6 +119,25 @@ def test_mlflow_lets_nobody_in_without_the_password(services: Team, login: tuple
         assert answer.status_code == httpx.codes.UNAUTHORIZED, (method, path, answer.status_code)
 
 
+def test_a_password_that_is_changed_and_a_user_that_is_removed_are_let_in_no_more(services: Team) -> None:
+    """At once, though MLflow does not check a password anew at each request."""
+    users, admin = f"{services.mlflow_url}/api/2.0/mlflow/users", ("admin", services.login["MLFLOW_TRACKING_PASSWORD"])
+
+    def status(password: str) -> int:
+        url = f"{services.mlflow_url}/api/2.0/mlflow/experiments/search?max_results=1"
+        return httpx.get(url, auth=("ada", password)).status_code
+
+    def changed(method: str, path: str, **body: str) -> None:
+        httpx.request(method, f"{users}/{path}", json={"username": "ada"} | body, auth=admin).raise_for_status()
+
+    changed("POST", "create", password="first-password")
+    assert [status("first-password"), status("first-password"), status("guess-password")] == [200, 200, 401]
+    changed("PATCH", "update-password", password="second-password")
+    assert [status("first-password"), status("second-password")] == [401, 200]
+    changed("DELETE", "delete")
+    assert status("second-password") == 401
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
