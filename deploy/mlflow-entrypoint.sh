@@ -9,6 +9,7 @@ default_permission = READ
 database_uri = ${MLFLOW_BACKEND_STORE_URI:?must be set}_auth
 admin_username = admin
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
 INI
 if [ -n "${MLFLOW_SERVER_CORS_ALLOWED_ORIGINS:-}" ]; then
 	hosts=$(printf %s "$MLFLOW_SERVER_CORS_ALLOWED_ORIGINS" | sed 's#https*://##g')

@@ -85,13 +85,18 @@ def _allowed(settings: ServiceSettings) -> dict[str, str]:
 
 
 def basic_auth(settings: ServiceSettings) -> str:
-    """Return the configuration of MLflow's basic-auth app: other users, once made, may look and not change anything."""
+    """Return the configuration of MLflow's basic-auth app: other users, once made, may look and not change anything.
+
+    A login that was right holds for a minute: to check it takes a tenth of a second, of each request. One that is changed or
+    removed through the server ends at once, since it is one process.
+    """
     return (
         "[mlflow]\n"
         "default_permission = READ\n"
         f"database_uri = {settings.database('mlflow_auth', 'psycopg2')}\n"
         "admin_username = admin\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "auth_cache_ttl_seconds = 60\n"
     )
 
 

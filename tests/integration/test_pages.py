@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 
-from .conftest import ROOT, Team, flow_run_id
+from .conftest import ROOT, Promoted, Team
 
 SHOTS = ROOT / ".dae" / "screenshots"
 QUIET = [
@@ -41,10 +41,8 @@ def keep(page: Page, name: str) -> None:
     page.screenshot(path=SHOTS / f"{name}.png")
 
 
-def test_models_runs_and_artifacts_are_on_both_pages(team: Team, browser: Browser) -> None:
-    done = team.dae("trigger", "ci")
-    assert done.returncode in (0, 10), done.stdout + done.stderr
-    flow_run = team.flow_run(flow_run_id(done.stdout))
+def test_models_runs_and_artifacts_are_on_both_pages(team: Team, promoted: Promoted, browser: Browser) -> None:
+    flow_run = team.flow_run(promoted.run_id)
     (run,) = [each for each in team.runs() if each.data.tags.get("prefect.flow_run_id") == str(flow_run.id)]
     stored = {each.path for each in team.mlflow().list_artifacts(run.info.run_id)}
     assert {"config.yaml", "result.json", "scores.json"} <= stored
