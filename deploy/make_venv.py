@@ -14,7 +14,9 @@ from pathlib import Path
 
 PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-deps"]
 LOCKED = ["--no-compile", "--require-hashes", "--progress-bar=off", "--retries=1", "--timeout=15"]
-STEP = re.compile(r"(?:Collecting|Requirement already satisfied:) ([\w.-]+)")
+STEP = re.compile(
+    r"(?:Collecting|Processing|Requirement already satisfied:|Ignoring) (?:\S*/)?([\w.-]+?)(?:-\d|[\[=:\s])"
+)
 REASONS = {
     r"No space left|Disk quota exceeded|Errno 28|disk is full": "no space is left on the disk of {venv}; make room",
     r"Read-only file system|Permission denied": "{venv} cannot be written to",
@@ -99,7 +101,7 @@ def install(venv: Path, locks: list[Path]) -> None:
         assert pip.stdout is not None
         for line in pip.stdout:
             said.append(line)
-            if found := STEP.match(line) or re.match("Ignoring ([\\w.-]+)", line):
+            if found := STEP.match(line):
                 done += 1
                 progress(done, found[1])
             elif line.startswith("Installing"):

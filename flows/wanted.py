@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from prefect.deployments.steps.core import StepExecutionError, run_steps
+from prefect.events.actions import UnknownAction
 from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
@@ -142,11 +143,19 @@ def automations(file: Path, webhook: str | None) -> list[AutomationCore]:
             continue
         try:
             asked = AutomationCore.model_validate({**tree, "actions": kept})
+            _require_known(asked)
             # Said outright, defaults too: an update leaves what is not said as it is, such as an automation switched off.
             found.append(AutomationCore.model_validate(asked.model_dump(exclude={"owner_resource"})))
-        except ValidationError as error:
+        except ValueError as error:
             raise ConfigError(f"{file}: automation {tree.get('name')}: {error}") from error
     return found
+
+
+def _require_known(automation: AutomationCore) -> None:
+    """Refuse an action of a type that Prefect does not know: its client lets it pass, its server does not."""
+    actions = automation.actions + automation.actions_on_trigger + automation.actions_on_resolve
+    if unknown := sorted({action.type for action in actions if isinstance(action, UnknownAction)}):
+        raise ValueError(f"actions: type must be one that Prefect knows, received {', '.join(unknown)}")
 
 
 def _with_webhook(action: dict[str, Any], webhook: str | None) -> dict[str, Any] | None:

@@ -55,7 +55,7 @@ def _down_stops_it_though_its_supervisor_was_killed(services: Team, other: Team)
         process.kill()
     refused = other.dae("services", "up", anonymous=True)
     assert refused.returncode == 1
-    assert "make services-down stops it" in refused.stderr
+    assert "services-down stops it" in refused.stderr
     down = other.dae("services", "down", anonymous=True)
     assert down.returncode == 0, down.stderr
     wait(lambda: not other.processes(), 60)
