@@ -1,4 +1,4 @@
-"""Make the virtual environment from locked and hashed versions, and say meanwhile what is being done; called by the Makefile."""
+"""Make the virtual environment from locked and hashed versions, and say what is being done; called by the Makefile."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ LOCKED = ["--no-compile", "--require-hashes", "--progress-bar=off", "--retries=1
 STEP = re.compile(
     r"(?:Collecting|Processing|Requirement already satisfied:|Ignoring) (?:\S*/)?([\w.-]+?)(?:-\d|[\[=:\s])"
 )
+NO_NETWORK = (
+    "name resolution|Name or service not known|nodename nor servname|Network is unreachable|No route to host|"
+    "Connection refused|Connection reset|timed out|Cannot connect to proxy|CERTIFICATE_VERIFY_FAILED"
+)
 REASONS = {
-    r"No space left|Disk quota exceeded|Errno 28|disk is full": "no space is left on the disk of {venv}; make room",
-    r"Read-only file system|Permission denied": "{venv} cannot be written to",
-    r"name resolution|Name or service not known|nodename nor servname|Network is unreachable|No route to host|Connection "
-    r"refused|Connection reset|timed out|Cannot connect to proxy|CERTIFICATE_VERIFY_FAILED": "pip cannot reach the package index",
+    "No space left|Disk quota exceeded|Errno 28|disk is full": "no space is left on the disk of {venv}; make room",
+    "Read-only file system|Permission denied": "{venv} cannot be written to",
+    NO_NETWORK: "pip cannot reach the package index",
 }
 UNFINISHED = ".unfinished"
 """A file in the environment while packages are installed: pip takes a package that it was stopped at for whole."""
