@@ -594,7 +594,7 @@ def test_whoever_stops_waiting_is_told_that_the_run_goes_on(
         signal.signal(signal.SIGINT, before)
     (run,) = runs_of(client, deployed.train)
     assert code != 0
-    assert f"The run goes on; to stop it: prefect flow-run cancel {run.id}" in err
+    assert f"The run goes on; to stop it: {commands.program('prefect')} flow-run cancel {run.id}" in err
     assert run.state_name == "Running"
 
 
