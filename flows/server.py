@@ -72,13 +72,13 @@ def start() -> Callable[[], str]:
 
 def keep() -> None:
     """Serve until standard input closes, unless a profile names a server. The first line printed is the API URL or an error."""
+    os.environ.update(OWN)  # before Prefect is imported
     try:
         from prefect.settings import get_current_settings
 
         if configured := get_current_settings().api.url:
             _say(configured)
             return
-        os.environ.update(OWN)
         with prefect_database.in_use(lambda note: _say(NOTE + note)):
             _serve()
     except Exception as error:  # noqa: BLE001  (told to the command, which reports it)
