@@ -116,7 +116,7 @@ def install(venv: Path, locks: list[Path]) -> None:
 def compile_all(venv: Path) -> None:
     """Compile what is installed, on all cores; pip would do it on one."""
     print("  compiling", flush=True)
-    call = [venv / "bin" / "python", "-m", "compileall", "-qq", "-j", "0", "-x", "/tests/", venv / "lib"]
+    call = [str(venv / "bin" / "python"), "-m", "compileall", "-qq", "-j", "0", "-x", "/tests/", str(venv / "lib")]
     subprocess.run(call, capture_output=True, check=False)  # files that are no Python of today, such as templates, fail
 
 
@@ -126,7 +126,7 @@ def set_up(venv: Path, locks: list[Path], gb: float) -> None:
     require_environment(venv, locks, gb)
     (venv / UNFINISHED).touch()
     install(venv, locks)
-    project = [venv / "bin" / "python", *PIP, "--no-build-isolation", "--no-index", "--editable", "."]
+    project = [str(venv / "bin" / "python"), *PIP, "--no-build-isolation", "--no-index", "--editable", "."]
     done = subprocess.run(project, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SetUpError(reason(done.stdout + done.stderr, venv))

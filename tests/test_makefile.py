@@ -25,7 +25,7 @@ def lock(tmp_path: Path, nvidia_smi: str, *variables: str) -> str:
     environment["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     command = ["make", "--dry-run", "setup", f"VENV={tmp_path / 'venv'}", *variables]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    (found,) = re.findall(r"make_venv\.py \S+ (\S+) --project", done.stdout)
+    (found,) = re.findall(r"make_venv\.py \S+ (\S+) --gb", done.stdout)
     return str(found)
 
 
@@ -53,7 +53,7 @@ def layers(target: str, **more: str) -> list[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "KERAS"))}
     command = ["make", "--dry-run", target, "GPU=0", "VENV=nowhere"]
     done = subprocess.run(command, cwd=ROOT, env=environment | more, capture_output=True, text=True, check=True)
-    return re.findall(r"make_venv\.py \S+ (\S+)", done.stdout)
+    return re.findall(r"make_venv\.py \S+ (.+) --gb", done.stdout)[-1].split()
 
 
 @NEEDS_MAKE
