@@ -53,7 +53,7 @@ def layers(target: str, **more: str) -> list[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "KERAS"))}
     command = ["make", "--dry-run", target, "GPU=0", "VENV=nowhere"]
     done = subprocess.run(command, cwd=ROOT, env=environment | more, capture_output=True, text=True, check=True)
-    return re.findall(r"make_venv\.py \S+ (.+) --gb", done.stdout)[-1].split()
+    return str(re.findall(r"make_venv\.py \S+ (.+) --gb", done.stdout)[-1]).split()
 
 
 @NEEDS_MAKE
