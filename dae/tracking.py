@@ -48,12 +48,11 @@ def connect() -> MlflowClient:
     """Point MLflow at the store in use, making a local one if it is not there, and return a client."""
     uri = store_uri()
     mlflow.set_tracking_uri(uri)
-    _initialise(uri)
-    return MlflowClient()
+    return _client(uri)
 
 
 @functools.cache
-def _initialise(uri: str) -> None:
+def _client(uri: str) -> MlflowClient:
     """Quieten MLflow, and make a local store once a process: two that migrate a new SQLite file at once leave it unusable."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -63,6 +62,7 @@ def _initialise(uri: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with ExclusiveFileLock(str(folder / ".init.lock")):
             MlflowClient().search_experiments(max_results=1)
+    return MlflowClient()
 
 
 def _require_listener(uri: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -107,6 +108,7 @@ def without_empty(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in schema.items() if part}
 
 
+@functools.cache
 def _parameter_schema(entrypoint: str) -> dict[str, Any]:
     try:
         return without_empty(parameter_schema(load_flow_from_entrypoint(entrypoint)).model_dump())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -25,6 +26,9 @@ from dae.verdicts import Candidate, Decision, Evidence, ModelVersion, PipelineRe
 
 prefect_home = tempfile.TemporaryDirectory(prefix="dae-prefect-")  # not the project's own; it goes with the process
 os.environ["PREFECT_HOME"] = prefect_home.name
+# Several processes share the cores: threads that wait for work beside them only take time from them.
+for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(threads, "1")
 backend.configure()  # before Keras, Prefect or MLflow is imported
 settings.register_profile("dae", deadline=None, derandomize=True)
 settings.load_profile("dae")
@@ -69,6 +73,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: ranks.get(unit_of(item.nodeid), len(ranks)))
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was imported, which stays, out of every garbage collection to come."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """Share the work out by `unit_of`, in the order of the tests."""
@@ -94,11 +104,22 @@ def prefect_server() -> Iterator[None]:
     # Its import sets up logging anew, and TensorFlow's handler then closes any stream but the standard error of that moment:
     # inside a CliRunner that would be pytest's own.
     import prefect.main  # noqa: F401
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import (
+        PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
     from prefect.testing.utilities import prefect_test_harness
 
     random.seed()  # it picks a port: processes of the same seed would pick the same one
-    with prefect_test_harness(server_startup_timeout=120), pytest.MonkeyPatch.context() as patch:
+    # Reading the certificates takes 20 ms a client, and the thread of the heartbeats ends up to a second late.
+    quick = {PREFECT_API_TLS_INSECURE_SKIP_VERIFY: True, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        temporary_settings(quick),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))  # for processes that tests start
         yield
 
@@ -181,7 +202,7 @@ Commands = tuple[tuple[PipelineConfig, int, str], ...]
 
 
 @pytest.fixture(scope="session")
-def trained(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Commands]:
+def trained(prefect_server: None, migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Commands]:
     """A home in which ``dae train`` was run three times, and of each run its configuration, its exit code and its output.
 
     Promoted, refused, promoted: the third is of the same recipe as the first, so it is as good; the second is not, by any
@@ -193,6 +214,8 @@ def trained(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> t
     from dae.cli import app
 
     home, smoke = tmp_path_factory.mktemp("trained"), Path(__file__).parents[1] / "configs" / "smoke.yaml"
+    (home / "mlruns").mkdir()
+    shutil.copy(migrated, home / "mlruns" / "mlflow.db")
     told = ["--summary", str(home / "summary.md"), "--junit", str(home / "junit.xml")]
     asked: tuple[tuple[tuple[str, ...], list[str]], ...] = (
         ((*TINY, "train.epochs=2"), []),

@@ -74,6 +74,7 @@ def trained(noisy: NoisySets) -> Any:
     keras.utils.set_random_seed(0)
     network = architectures.build(CONFIG.model, (SIDE, SIDE, 1))
     network.compile(keras.optimizers.Adam(0.01), "mse")
+    network.optimizer.build(network.trainable_variables)
     assert noisy.train is not None
     damaged, clean, _ = corruption.read_block(noisy.train, slice(None))
     network.fit(damaged, clean, batch_size=32, epochs=8, verbose=0)

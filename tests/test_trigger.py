@@ -57,8 +57,8 @@ CONFIG = config_files.load(settings=["train.epochs=3", "tracking.model_name=othe
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trigger, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(trigger, "QUIET_SECONDS", 0.4)
+    monkeypatch.setattr(trigger, "POLL_SECONDS", 0.04)
+    monkeypatch.setattr(trigger, "QUIET_SECONDS", 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -321,8 +321,8 @@ def test_a_run_that_is_not_over_is_followed_until_the_time_is_up(
 ) -> None:
     put(client, run, Running(), state)
     started = time.monotonic()
-    assert trigger.follow(client, run.id, lambda _: None, 0.5) is None
-    assert time.monotonic() - started > 0.5
+    assert trigger.follow(client, run.id, lambda _: None, 0.2) is None
+    assert time.monotonic() - started > 0.2
     assert client.read_flow_run(run.id).state_name == state.name
 
 
