@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -52,6 +53,24 @@ def muted() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def require_keras_backend() -> None:
+    """Refuse a ``KERAS_BACKEND`` that is not supported or not installed, before anything is done with it.
+
+    Raises
+    ------
+    ConfigError
+        Naming what was asked for and what to do.
+    """
+    from dae import commands
+    from dae.config import ConfigError
+
+    asked = os.environ["KERAS_BACKEND"]
+    if asked not in ("tensorflow", "jax"):
+        raise ConfigError(f"KERAS_BACKEND must be tensorflow or jax, received {asked!r}")
+    if asked == "jax" and importlib.util.find_spec("jax") is None:
+        raise ConfigError(f"KERAS_BACKEND is jax, which is not installed; install it with: {commands.install('jax')}")
 
 
 def import_keras() -> None:

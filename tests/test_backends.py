@@ -12,8 +12,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from dae import architectures
+from dae.cli import app
 from dae.config import ModelConfig
 
 OTHER = {"tensorflow": "jax", "jax": "tensorflow"}
@@ -41,6 +43,27 @@ def run(folder: Path, backend: str | None, *names: str, home: Path | None = None
     done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [
+        ("", "must be tensorflow or jax, received ''"),
+        ("torch", "received 'torch'"),
+        ("jax", "not installed; install it"),
+    ],
+)
+def test_a_backend_that_cannot_be_is_refused_before_anything_is_done(
+    home: Path, asked: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", asked)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "jax" else found(name, *more))
+    for command in (["train"], ["denoise", "noisy.png"]):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 2
+        assert rule in done.stderr.replace("\n", " ")
+    assert not list(home.iterdir())
 
 
 @pytest.mark.slow

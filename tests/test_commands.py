@@ -15,8 +15,6 @@ from dae.cli import train
 from dae.config import PipelineConfig
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("data.limit=300", "data.validation=60", "data.test_limit=60", "train.epochs=1", "model.width=8")
-SMALL += ("gate.works=null", "gate.beat_nothing=false", "gate.max_val_mse=10")
 Commands = tuple[tuple[PipelineConfig, int, str], ...]
 DAE = Path(sys.executable).with_name("dae")
 pytestmark = pytest.mark.skipif(not DAE.exists(), reason="the package's command is not installed")
@@ -121,14 +119,3 @@ def test_what_a_run_ends_with_can_be_typed(trained: tuple[Path, Commands]) -> No
 def test_without_a_champion_nothing_is_told_that_takes_one(capsys: pytest.CaptureFixture[str]) -> None:
     train._print_next("nobody")
     assert [hint.split()[1] for hint in hints_of(capsys.readouterr().out)] == ["ui", "runs"]
-
-
-@pytest.mark.slow
-def test_what_a_run_ends_with_works_as_typed(link: Path, tmp_path: Path) -> None:
-    home = {"DAE_HOME": str(tmp_path / "home")}
-    done = shell(f".venv/bin/dae train {' '.join(f'--set {value}' for value in SMALL)}", link, **home)
-    assert done.returncode == 0, done.stderr
-    restore, _, runs, _ = hints_of(done.stdout)
-    (link / "noisy.png").write_bytes((ROOT / "docs" / "denoised.png").read_bytes())
-    assert shell(restore, link, **home).returncode == 0
-    assert shell(runs, link, **home).returncode == 0

@@ -472,9 +472,8 @@ def test_a_run_is_reproduced_bit_for_bit_from_its_commit(tmp_path: Path, monkeyp
     monkeypatch.setattr(retraining, "root", lambda: clone)
     given = config_files.load(ROOT / "configs" / "smoke.yaml", [*TINY, "gate.works=null"])
     (tmp_path / "tiny.yaml").write_text(config_files.dump(given))
-    output = StringIO()
     tree = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
-    retraining.train(tree, Code(commit=None, note=""), {}, output)
+    retraining.train(tree, Code(commit=None, note=""), {}, sys.stdout)
     client = tracking.connect()
     experiment = client.get_experiment_by_name("smoke")
     assert experiment is not None

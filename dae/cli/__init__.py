@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from dae.cli import (
     export,
     gc,
     models,
+    options,
     promotion,
     reproduce,
     runs,
@@ -73,6 +75,9 @@ def _options(
     from dae import backend
 
     backend.configure(terminal=True)
+    if os.environ["KERAS_BACKEND"] != "tensorflow":  # the rule for what is asked for takes an import
+        with options.reported():
+            backend.require_keras_backend()
 
 
 def main() -> None:
