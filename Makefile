@@ -16,7 +16,7 @@ READY_DEV := $(VENV)/.ready-requirements-dev
 READY_RUN := $(if $(filter jax,$(KERAS_BACKEND)),$(READY_DEV),$(READY))
 JAX_TESTS := $(addprefix tests/test_,architectures.py backends.py flows.py inference.py precision.py provenance.py registry.py training.py)
 # Logs in to the services of make services, where the environment names no others.
-AS_CLIENT = set -a; test -n "$$PREFECT_API_URL" || ! test -f $(CLIENT) || . ./$(CLIENT);
+AS_CLIENT = set -a; test -n "$$PREFECT_API_URL" || ! test -f $(CLIENT) || { . ./$(CLIENT); DAE_CLIENT=$(CLIENT); };
 CLIENT := .services/client.env
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 RUNNING := --extra build --extra onnx --extra services

@@ -106,10 +106,12 @@ def _prefect_settings() -> dict[str, str]:
     """Return where Prefect keeps its files; a profile that the user has made, which may name a server, is still read."""
     if "PREFECT_HOME" in os.environ:
         return {}
-    profiles = Path("~/.prefect/profiles.toml").expanduser()
-    return {"PREFECT_HOME": str(prefect_home())} | (
-        {"PREFECT_PROFILES_PATH": str(profiles)} if profiles.is_file() else {}
-    )
+    own = {"PREFECT_HOME": str(prefect_home())}
+    with suppress(OSError, RuntimeError):  # a home that is not known, or cannot be read
+        profiles = Path("~/.prefect/profiles.toml").expanduser()
+        if profiles.is_file():
+            own["PREFECT_PROFILES_PATH"] = str(profiles)
+    return own
 
 
 def prepare_prefect() -> None:

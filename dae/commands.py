@@ -33,6 +33,12 @@ def program(name: str) -> str:
     return shlex.quote(_shown(own))
 
 
+def logged_in(command: str) -> str:
+    """Return a command line that reaches the servers in use: ``make`` logs in for itself alone, and then it logs in too."""
+    login = os.environ.get("DAE_CLIENT")
+    return f"(set -a; . {shlex.quote(_shown(Path(login)))}; {command})" if login else command
+
+
 def make(target: str) -> str:
     """Return the command line for a target of the Makefile, or from an installed wheel the command that does the same."""
     checkout = _checkout()
@@ -43,10 +49,12 @@ def make(target: str) -> str:
 
 
 def install(extra: str) -> str:
-    """Return the command line that installs what an extra of the package needs."""
-    if _checkout() is not None:
+    """Return the command line that installs what an extra of the package needs, for the Python that runs."""
+    checkout = _checkout()
+    if checkout is not None and Path(sys.prefix) == checkout / ".venv":
         return make("setup" if extra in ("onnx", "services") else "setup-dev")
-    return f"{shlex.quote(_shown(Path(sys.executable)))} -m pip install {shlex.quote(f'dae[{extra}]')}"
+    wanted = f"--editable {shlex.quote(f'{checkout}[{extra}]')}" if checkout else shlex.quote(f"dae[{extra}]")
+    return f"{shlex.quote(_shown(Path(sys.executable)))} -m pip install {wanted}"
 
 
 def _shown(path: Path) -> str:

@@ -35,7 +35,7 @@ def located(path: str) -> Path:
 
 
 def cache() -> Path:
-    """Return the folder of image sets, noisy sets and checkpoints; checkpoints apart, everything in it can be made again."""
+    """Return the folder of Prefect's files and checkpoints, and of image and noisy sets, which can be made again."""
     return home() / ".dae"
 
 

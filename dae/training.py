@@ -103,9 +103,8 @@ def compiled(config: PipelineConfig, images: ImageSets) -> keras.Model:
     # On JAX, Keras would otherwise run each operation on its own.
     jit_compile = config.train.jit_compile or keras.config.backend() == "jax"
     model.compile(optimizer, loss="mse", jit_compile=jit_compile, auto_scale_loss=False)
-    optimizer.build(
-        model.trainable_variables
-    )  # else TensorFlow traces the first step twice, to find new variables in it
+    # Else TensorFlow traces the first step twice, to find new variables in it.
+    optimizer.build(model.trainable_variables)
     return model
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+ENVIRONMENT = ".venv/bin/python"
 FIRST, LAST = (3, 11), (3, 13)  # what requirements.lock has TensorFlow for
 
 
@@ -29,14 +30,13 @@ def trouble(called, goals):
     if not FIRST <= tuple(sys.version_info[:2]) <= LAST:
         wanted = "%d.%d to %d.%d" % (FIRST + LAST)
         return "Python %s is needed, and %s is Python %s; %s" % (wanted, called, version, other(goals))
+    if called == ENVIRONMENT:
+        return None
     try:
-        if sys.prefix == sys.base_prefix:
-            import ensurepip
-            import venv  # noqa: F401
+        import ensurepip
+        import venv  # noqa: F401
 
-            ensurepip.version()
-        else:
-            import pip  # noqa: F401
+        ensurepip.version()
     except (ImportError, AttributeError) as error:
         package = "python3-venv" if called == "python3" else "python%d.%d-venv" % tuple(sys.version_info[:2])
         lack = "%s (Python %s) cannot make a virtual environment (%s)" % (called, version, error)

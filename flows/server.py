@@ -15,8 +15,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
+from typing import IO
 
 from flows import prefect_database
 
@@ -45,11 +47,17 @@ def start() -> Callable[[], str]:
     """
     if configured := os.environ.get("PREFECT_API_URL"):
         return lambda: configured
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (it outlives this function)
     keeper = subprocess.Popen(
-        [sys.executable, "-m", "flows.server"],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "flows.server",
+        ],  # -P: the folder it is called in may have a package flows of its own
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=said,
         text=True,
         start_new_session=True,
     )
@@ -64,10 +72,17 @@ def start() -> Callable[[], str]:
             logger.warning("%s", line.removeprefix(NOTE))
             line = first_line().strip()
         if not line or line.startswith(ERROR):
-            raise ServerError(f"Prefect's temporary server did not start: {line.removeprefix(ERROR) or 'no answer'}")
+            why = line.removeprefix(ERROR) or _last_word(keeper, said)
+            raise ServerError(f"Prefect's temporary server did not start: {why}")
         return line
 
     return url
+
+
+def _last_word(process: subprocess.Popen[str], said: IO[str]) -> str:
+    """Return how a process ended that could not tell it in a line of its own."""
+    said.seek(0)
+    return " ".join([f"exit code {process.wait()}", *said.read().strip().splitlines()[-1:]])
 
 
 def keep() -> None:

@@ -501,13 +501,18 @@ def killed(patch: pytest.MonkeyPatch, number: int, action: Callable[[], object])
     return False
 
 
-def crashed_promotion(register: Register, patch: pytest.MonkeyPatch, number: int, force: str | None = None) -> bool:
-    """Let a promotion of a second version crash before its so manieth write and see to what comes after; tell if it did."""
+Crash = tuple[int, str | None] | None
+"""How many entries the ledger had after a crash, and which version was live; None if there was no crash."""
+
+
+def crashed_promotion(register: Register, patch: pytest.MonkeyPatch, number: int, force: str | None = None) -> Crash:
+    """Let a promotion of a second version crash before its so manieth write, and see to what comes after."""
     name = f"model{number}"
     decide(register(name))
     candidate = register(name)
     crashed = killed(patch, number, lambda: decide(candidate, passes=force is None, force=force))
-    promoted = len(ledger.read(name)) == 2
+    after = len(ledger.read(name)), registry.champion(name)
+    promoted = after[0] == 2
     if ledger.state(name).unsettled:
         assert "was interrupted" in promotion.unfinished(name)[0]
     promotion.settled(name)
@@ -516,16 +521,18 @@ def crashed_promotion(register: Register, patch: pytest.MonkeyPatch, number: int
     found = registry.version(name, "2").tags["verdict"]
     assert found == ("forced" if force else "promoted") if promoted else found == "pending"
     assert (registry.alias(name, "challenger") is None) == promoted
-    return crashed
+    return after if crashed else None
 
 
 @pytest.mark.parametrize(
-    "number", [2, 10, 11], ids=["before the entry", "before the alias moves", "with the alias moved"]
+    ("number", "after"),
+    [(2, (1, "1")), (10, (2, "1")), (11, (2, "2"))],
+    ids=["before the entry", "before the alias moves", "with the alias moved"],
 )
 def test_a_crash_before_a_write_leaves_what_the_next_command_repairs(
-    register_version: Register, monkeypatch: pytest.MonkeyPatch, number: int
+    register_version: Register, monkeypatch: pytest.MonkeyPatch, number: int, after: Crash
 ) -> None:
-    assert crashed_promotion(register_version, monkeypatch, number)
+    assert crashed_promotion(register_version, monkeypatch, number) == after
 
 
 @pytest.mark.slow
@@ -558,25 +565,27 @@ def test_a_crash_before_any_write_of_the_first_promotion_ever(
     assert not crashed
 
 
-def crashed_rollback(register: Register, patch: pytest.MonkeyPatch, number: int) -> bool:
-    """Let a rollback crash before its so manieth write, and see that the next command finishes it; tell if it did crash."""
+def crashed_rollback(register: Register, patch: pytest.MonkeyPatch, number: int) -> Crash:
+    """Let a rollback crash before its so manieth write, and see that the next command finishes it."""
     name = f"model{number}"
     decide(register(name))
     decide(register(name))
     crashed = killed(patch, number, lambda: rollback_of(name, "it blurs", lambda _: WORKS))
-    rolled_back = len(ledger.read(name)) == 3
+    after = len(ledger.read(name)), registry.champion(name)
     promotion.settled(name)
-    assert registry.champion(name) == ("1" if rolled_back else "2")
-    return crashed
+    assert registry.champion(name) == ("1" if after[0] == 3 else "2")
+    return after if crashed else None
 
 
 @pytest.mark.parametrize(
-    "number", [1, 7, 8], ids=["before the entry", "before the alias moves", "with the alias moved"]
+    ("number", "after"),
+    [(1, (2, "2")), (7, (3, "2")), (8, (3, "1"))],
+    ids=["before the entry", "before the alias moves", "with the alias moved"],
 )
 def test_a_crash_during_a_rollback_is_finished_by_the_next_command(
-    register_version: Register, monkeypatch: pytest.MonkeyPatch, number: int
+    register_version: Register, monkeypatch: pytest.MonkeyPatch, number: int, after: Crash
 ) -> None:
-    assert crashed_rollback(register_version, monkeypatch, number)
+    assert crashed_rollback(register_version, monkeypatch, number) == after
 
 
 @pytest.mark.slow

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from dae import backend, store
+
 ASK = """
 import sys
-from dae import backend
+from dae import backend, store
 backend.configure(terminal=True)
 from flows import server
 api_url = server.start()
@@ -50,7 +52,7 @@ def begin(project: Path, user: Path, **variables: str) -> subprocess.Popen[str]:
     """Start a command of the project at `project`, as the user whose home is `user`, in a folder of neither."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAE_"))}
     environment |= {"HOME": str(user), "DAE_HOME": str(project.parents[1])} | variables
-    command = [sys.executable, "-c", ASK]
+    command = [sys.executable, "-P", "-c", ASK]  # a script has not the working folder on its path either
     return subprocess.Popen(
         command, env=environment, cwd=user.parent, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -117,6 +119,30 @@ def test_what_is_no_database_is_told_at_once_with_its_own_error(project: Path, u
     assert (project / "prefect.db").read_text().startswith("not a database")
 
 
+def test_a_server_that_ends_without_a_word_is_told_with_what_it_wrote_last(project: Path, user: Path) -> None:
+    (user / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'flows.server' in sys.orig_argv:\n"
+        "    print('out of memory', file=sys.stderr, flush=True)\n"
+        "    os._exit(9)\n"
+    )
+    printed, warned = ask(project, user, PYTHONPATH=str(user))
+    assert (printed, warned) == ("", "error: Prefect's temporary server did not start: exit code 9 out of memory")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no home"), PermissionError("not yours")])
+def test_a_users_home_that_is_unknown_or_cannot_be_read_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, home: Path, error: Exception
+) -> None:
+    def fail(_: Path) -> bool:
+        raise error
+
+    monkeypatch.delenv("PREFECT_HOME")
+    monkeypatch.setattr(store, "home", lambda: home)
+    monkeypatch.setattr(Path, "expanduser" if isinstance(error, RuntimeError) else "is_file", fail)
+    assert backend._prefect_settings() == {"PREFECT_HOME": str(home / ".dae" / "prefect")}
+
+
 @pytest.mark.slow
 def test_a_project_that_cannot_be_written_is_named(user: Path) -> None:
     (user / "file").touch()
@@ -156,6 +182,13 @@ def test_the_home_of_a_user_need_not_be_writable(project: Path, user: Path) -> N
 def test_two_first_commands_at_once_both_have_a_server(project: Path, user: Path) -> None:
     both = [begin(project, user) for _ in range(2)]
     assert [process.communicate(timeout=120) for process in both] == [("\n", "")] * 2
+
+
+@pytest.mark.slow
+def test_a_package_of_the_same_name_where_the_command_is_called_is_no_trouble(project: Path, user: Path) -> None:
+    (user.parent / "flows").mkdir()
+    (user.parent / "flows" / "__init__.py").write_text("raise SystemExit(1)")
+    assert ask(project, user) == ("", "")
 
 
 @pytest.mark.slow

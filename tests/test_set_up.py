@@ -104,7 +104,8 @@ def test_a_disk_without_room_is_told_before_anything_is_made(checkout: Path) -> 
     done = subprocess.run(script, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.fullmatch(
-        rf"error: 1000000000\.0 GB of disk space are needed in {checkout}, and [\d.]+ GB are free\n", done.stderr
+        rf"error: 1000000000\.0 GB of disk space are needed in {checkout}, and [\d.]+ GB are free; make room, .*\n",
+        done.stderr,
     )
     assert not (checkout / ".venv").exists()
 
@@ -112,37 +113,108 @@ def test_a_disk_without_room_is_told_before_anything_is_made(checkout: Path) -> 
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("WARNING: Retrying: [Errno -3] Temporary failure in name resolution", "cannot reach the package index (name"),
-        ("ERROR: Could not install: [Errno 28] No space left on device", "no space is left on the disk of "),
-        ("PermissionError: [Errno 13] Permission denied: '.venv'", "cannot be written to (Permission denied)"),
-        ("WARNING: so so\nERROR: hashes do not match", "ERROR: hashes do not match (all that was said is in "),
+        (
+            "WARNING: Retrying: [Errno -3] Temporary failure in name resolution\nERROR: No matching distribution found for x",
+            "cannot reach the package index: see to the network, or the proxy, then run the same command again (name",
+        ),
+        ("ERROR: HTTPSConnectionPool(host='x', port=443): Max retries exceeded", "cannot reach the package index"),
+        (
+            "ERROR: Could not install: [Errno 28] No space left on device",
+            "no space is left on the disk of {venv}: make",
+        ),
+        (
+            "OSError: [Errno 28] No space left on device: '/tmp/pip-1'",
+            "no space is left on the disk of /tmp/pip-1: make",
+        ),
+        ("PermissionError: [Errno 13] Permission denied: '/a/b'", "/a/b must be a place that can be written to"),
+        (
+            "WARNING: Retrying: Read timed out\nERROR: THESE PACKAGES DO NOT MATCH THE HASHES",
+            "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES (all that was said is in {venv}/set-up.log)",
+        ),
     ],
 )
 def test_what_pip_failed_of_is_one_sentence(library: ModuleType, tmp_path: Path, said: str, told: str) -> None:
-    reason = library.reason(said, tmp_path / ".venv")
-    assert told in reason
+    reason = library.reason(said, tmp_path)
+    assert told.format(venv=tmp_path) in reason
     assert "\n" not in reason
 
 
-def test_an_environment_that_was_cut_short_is_made_anew(checkout: Path, library: ModuleType) -> None:
-    venv = checkout / ".venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    lock = checkout / "requirements.lock"
-    for name, kept in ((".ready-requirements", True), (library.UNFINISHED, False)):
-        (venv / name).touch()
-        (venv / "left").touch()
-        library.require_environment(venv, [lock], 0)
-        assert (venv / "left").exists() == kept
-    assert (venv / "bin" / "python").exists()
+def test_what_pip_failed_of_is_told_where_no_log_can_be_written(library: ModuleType, tmp_path: Path) -> None:
+    assert library.reason("so\nERROR: it cannot be", tmp_path / "nowhere") == "ERROR: it cannot be"
 
 
-def test_cuda_takes_the_place_of_an_environment_without(checkout: Path, library: ModuleType) -> None:
+def test_what_pip_was_stopped_at_is_installed_again_and_the_rest_stays(checkout: Path, library: ModuleType) -> None:
     venv = checkout / ".venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    for name in ("pip", "whole-1.dist-info", "cut-1.dist-info", "~oved"):
+        (packages / name).mkdir()
+    (packages / "pip" / "__init__.py").touch()
+    (packages / "whole-1.dist-info" / "INSTALLER").write_text("pip")
     (venv / ".ready-requirements").touch()
-    (venv / ".ready-requirements-dev").touch()
-    library.require_environment(venv, [checkout / "requirements-gpu.lock"], 0)
-    assert not list(venv.glob(".ready-*"))
+    library.require_environment(venv)
+    assert {each.name for each in packages.iterdir() if each.name != "__pycache__"} == {"pip", "whole-1.dist-info"}
+    assert (venv / ".ready-requirements").exists()
+
+
+def test_an_environment_without_pip_gets_it(checkout: Path, library: ModuleType) -> None:
+    venv = checkout / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (venv / "left").touch()
+    library.require_environment(venv)
+    assert (venv / "left").exists()
+    assert subprocess.run([venv / "bin" / "python", "-m", "pip", "--version"], check=False).returncode == 0
+
+
+def test_another_tensorflow_goes_once_all_of_the_new_lock_can_be_had(
+    checkout: Path, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv, lock = checkout / ".venv", checkout / "requirements-gpu.lock"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    there = packages / "tensorflow_cpu-1.dist-info"
+    there.mkdir()
+    (there / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorflow-cpu\nVersion: 1\n")
+    (there / "INSTALLER").write_text("pip")
+    (there / "RECORD").write_text("".join(f"{there.name}/{name},,\n" for name in ("METADATA", "INSTALLER", "RECORD")))
+    for name in (".ready-requirements", ".ready-requirements-dev"):
+        (venv / name).touch()
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    with pytest.raises(library.SetUpError, match="cannot reach the package index"):
+        library.remove_other_tensorflow(venv, [lock])
+    assert there.exists()
+    assert (venv / ".ready-requirements").exists()
+    lock.write_text("# nothing\n")
+    library.remove_other_tensorflow(venv, [lock])
+    assert not there.exists()
+    assert [each.name for each in venv.glob(".ready-*")] == [".ready-requirements-dev"]
+
+
+def test_whoever_stops_set_up_stops_pip(checkout: Path, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = checkout / ".venv" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho $$ >{checkout}/pid\necho Collecting a==1\nexec sleep 60\n")
+    program.chmod(0o755)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(library.Progress, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        library.install(checkout / ".venv", [checkout / "requirements.lock"])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((checkout / "pid").read_text()), 0)
+
+
+def test_a_second_set_up_waits_for_the_first(checkout: Path, library: ModuleType) -> None:
+    script = "import make_venv, pathlib\nwith make_venv.alone(pathlib.Path('..')): print('at it')"
+    with library.alone(checkout):
+        second = subprocess.Popen(
+            [sys.executable, "-uc", script], cwd=checkout / "deploy", stdout=subprocess.PIPE, text=True
+        )
+        assert second.stdout is not None
+        assert second.stdout.readline() == f"Waiting for another set-up in {checkout}\n"
+    assert second.communicate(timeout=30)[0] == "at it\n"
 
 
 def test_supported_pythons_are_those_of_the_package() -> None:

@@ -37,7 +37,9 @@ def deploy(
         if not differing:
             typer.echo("Nothing differs.")
         elif check:
-            typer.echo(f"{differing} of {len(items)} differ; {commands.dae('deploy')} changes that.")
+            typer.echo(
+                f"{differing} of {len(items)} differ; {commands.logged_in(commands.dae('deploy'))} changes that."
+            )
             raise typer.Exit(options.REFUSED)
 
 

@@ -100,7 +100,8 @@ def _follow(run: FlowRun, deployment_name: str, seconds: float | None, started: 
         try:
             state = trigger.follow(client, run.id, typer.echo, seconds)
         except KeyboardInterrupt:
-            typer.echo(f"The run goes on; to stop it: {commands.program('prefect')} flow-run cancel {run.id}", err=True)
+            stop = commands.logged_in(f"{commands.program('prefect')} flow-run cancel {run.id}")
+            typer.echo(f"The run goes on; to stop it: {stop}", err=True)
             raise
     message = (state.message or "") if state else f"not over after {(seconds or 0) / 60:g} minutes; the run goes on"
     bare = Outcome(
@@ -110,12 +111,14 @@ def _follow(run: FlowRun, deployment_name: str, seconds: float | None, started: 
         links={"Prefect": trigger.address(run)},
         seconds=time.time() - started,
     )
-    resume = commands.dae(f"trigger {shlex.quote(deployment_name)} --resume") if state else None
-    return _with_verdict(bare, str(run.id), resume)
+    return _with_verdict(bare, str(run.id), deployment_name if state else None)
 
 
-def _with_verdict(bare: Outcome, flow_run_id: str, resume: str | None) -> Outcome:
-    """Add what MLflow has of the run. Where it cannot be asked, how the run ended is known all the same."""
+def _with_verdict(bare: Outcome, flow_run_id: str, deployment: str | None) -> Outcome:
+    """Add what MLflow has of the run, and how a deployment goes on with it if it is over and failed.
+
+    Where MLflow cannot be asked, how the run ended is known all the same.
+    """
     from dae import outcomes, past_runs, tracking
 
     try:
@@ -124,7 +127,10 @@ def _with_verdict(bare: Outcome, flow_run_id: str, resume: str | None) -> Outcom
             return bare
         links = bare.links | {"MLflow": tracking.page(run_id)}
         if bare.ending not in ("completed", "refused"):
-            hint = f" Once mended, go on with: {resume} {run_id}" if resume else ""
+            hint = ""
+            if deployment:
+                resume = commands.dae(f"trigger {shlex.quote(deployment)} --resume {run_id}")
+                hint = f" Once mended, go on with: {commands.logged_in(resume)}"
             return bare.model_copy(update={"links": links, "message": bare.message + hint})
         return outcomes.of(past_runs.result_of(run_id), links, bare.seconds)
     except Exception as error:  # noqa: BLE001  (whatever keeps MLflow from answering)

@@ -95,7 +95,7 @@ def test_a_flow_process_that_is_killed_fails_clearly_is_closed_resumes_and_says_
 
 
 def test_a_run_outlives_its_worker_that_is_killed(team: Team) -> None:
-    with team.triggered("ci", "--set", "train.epochs=50", *UNTRIED) as waiting:
+    with team.triggered("ci", "--set", "train.epochs=80", *UNTRIED) as waiting:
         worker, flow = team.worker(), team.flow_process(waiting.run_id)
         worker.kill()
         wait(lambda: team.processes("worker", "--pool") and team.worker().pid != worker.pid, 120)
@@ -104,7 +104,7 @@ def test_a_run_outlives_its_worker_that_is_killed(team: Team) -> None:
         code, said = waiting.ended()
     assert code == 0, said
     run = run_of(team, waiting.run_id)
-    assert (run.info.status, epochs(team, run.info.run_id)) == ("FINISHED", list(range(1, 51)))
+    assert (run.info.status, epochs(team, run.info.run_id)) == ("FINISHED", list(range(1, 81)))
     assert team.champion("dae-smoke") == run.data.tags["model_version"]
     assert longest_silence(team, waiting.run_id) < 45
 
