@@ -209,11 +209,9 @@ def test_a_training_that_fails_leaves_no_worktree(repository: Path) -> None:
 
 
 STOPPED = """
-import signal
 import sys
 from pathlib import Path
 from dae import retraining
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 retraining.root = lambda: Path(sys.argv[1])
 retraining.train({"sleep": 600, "code": 0}, retraining.Code(commit=sys.argv[2], note=""), {"keras_backend": "jax"}, sys.stdout)
 """

@@ -587,11 +587,7 @@ def test_whoever_stops_waiting_is_told_that_the_run_goes_on(
 
     monkeypatch.setattr(trigger, "follow", followed)
     monkeypatch.setattr(trigger, "POLL_SECONDS", 30)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    try:
-        code, _, err = worked(press)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    code, _, err = worked(press)
     (run,) = runs_of(client, deployed.train)
     assert code != 0
     assert f"The run goes on; to stop it: {commands.program('prefect')} flow-run cancel {run.id}" in err
