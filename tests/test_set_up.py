@@ -157,6 +157,7 @@ def test_what_pip_was_stopped_at_is_installed_again_and_the_rest_stays(checkout:
     assert (venv / ".ready-requirements").exists()
 
 
+@pytest.mark.slow
 def test_an_environment_without_pip_gets_it(checkout: Path, library: ModuleType) -> None:
     venv = checkout / ".venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
@@ -166,6 +167,7 @@ def test_an_environment_without_pip_gets_it(checkout: Path, library: ModuleType)
     assert subprocess.run([venv / "bin" / "python", "-m", "pip", "--version"], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_another_tensorflow_goes_once_all_of_the_new_lock_can_be_had(
     checkout: Path, library: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
