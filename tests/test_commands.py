@@ -98,6 +98,8 @@ def test_another_environment_than_the_checkouts_is_told_how_to_install(monkeypat
 
 
 def test_what_make_logs_in_for_is_told_with_the_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PWD", raising=False)
+    monkeypatch.chdir(tmp_path)
     assert commands.logged_in("dae deploy") == "dae deploy"
     (tmp_path / "a login").write_text("WHERE=here\n")
     monkeypatch.setenv("DAE_CLIENT", str(tmp_path / "a login"))
