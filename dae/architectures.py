@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dae import rng
 from dae.config import ModelConfig
 
 
-def build(config: ModelConfig, shape: tuple[int, int, int], precision: str = "float32") -> Any:
+def build(config: ModelConfig, shape: tuple[int, int, int], precision: str = "float32", seed: int | None = None) -> Any:
     """Return the configured network for images of a shape.
 
     Parameters
@@ -19,6 +20,8 @@ def build(config: ModelConfig, shape: tuple[int, int, int], precision: str = "fl
         ``(H, W, C)`` of the training images. The ``unet`` takes any height and width from 8 up all the same.
     precision : str
         Keras's name of the layers' dtype policy. Weights and outputs are float32 under each.
+    seed : int, optional
+        Of the initial weights; else Keras draws them from Python's global random numbers, as other libraries' threads do.
 
     Returns
     -------
@@ -33,10 +36,10 @@ def build(config: ModelConfig, shape: tuple[int, int, int], precision: str = "fl
     config.require(shape)
     with _dtype_policy(precision):
         if config.architecture == "article":
-            return article()
+            return article(seed)
         from dae.unet import unet
 
-        return unet(shape[-1], config.width, config.deep_width, config.blocks, config.deep_blocks)
+        return unet(shape[-1], config.width, config.deep_width, config.blocks, config.deep_blocks, seed)
 
 
 @contextmanager
@@ -51,21 +54,27 @@ def _dtype_policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def article() -> Any:
+def article(seed: int | None = None) -> Any:
     """Return the convolutional autoencoder of the article: 28x28x1 in and out, 1,331,201 parameters.
 
     Source: "Convolutional Denoising Autoencoders for image noise reduction" (2020). Valid padding, ReLU throughout.
     """
     import keras
     from keras import layers
+    from keras.initializers import GlorotUniform
+
+    seeds = rng.seeds(seed)
+
+    def drawn() -> dict[str, Any]:
+        return {"kernel_initializer": GlorotUniform(next(seeds))}
 
     x = inputs = keras.Input((28, 28, 1), name="noisy")
     for number, (filters, size) in enumerate(((64, 5), (128, 3), (256, 3)), 1):
-        x = layers.Conv2D(filters, size, activation="relu", name=f"conv_{number}")(x)
+        x = layers.Conv2D(filters, size, activation="relu", name=f"conv_{number}", **drawn())(x)
         x = layers.MaxPooling2D(2, name=f"pool_{number}")(x)
-    x = layers.Conv2DTranspose(256, 3, activation="relu", name="deconv_1")(x)
+    x = layers.Conv2DTranspose(256, 3, activation="relu", name="deconv_1", **drawn())(x)
     for number, filters in enumerate((128, 64), 2):
-        x = layers.Conv2DTranspose(filters, 3, activation="relu", name=f"deconv_{number}")(x)
+        x = layers.Conv2DTranspose(filters, 3, activation="relu", name=f"deconv_{number}", **drawn())(x)
         x = layers.UpSampling2D(2, name=f"upsample_{number}")(x)
-    outputs = layers.Conv2DTranspose(1, 5, activation="relu", name="deconv_4", dtype="float32")(x)
+    outputs = layers.Conv2DTranspose(1, 5, activation="relu", name="deconv_4", dtype="float32", **drawn())(x)
     return keras.Model(inputs, outputs, name="article")

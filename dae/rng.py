@@ -7,6 +7,8 @@ were made before it, on the batch size, or on the number of workers.
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -43,3 +45,14 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
     path = "/".join(f"{type(name).__name__}:{name}" for name in names)
     words = np.frombuffer(hashlib.sha256(path.encode()).digest(), dtype=np.uint32)
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, *words.tolist()])))
+
+
+def seeds(seed: int | None) -> Iterator[int | None]:
+    """Yield a seed for each initializer of a network in turn, those Keras would take after `keras.utils.set_random_seed`.
+
+    Keras takes them from Python's global random numbers. Threads of other libraries use those too, Prefect's at each ping of
+    its server, so that the same training could begin with other weights. Without a seed it yields None, and Keras chooses.
+    """
+    drawn = random.Random(seed)
+    while True:
+        yield None if seed is None else drawn.randint(1, 10**9)

@@ -95,7 +95,7 @@ def steps_per_epoch(config: TrainConfig, count: int) -> int:
 def compiled(config: PipelineConfig, images: ImageSets) -> keras.Model:
     """Return the configured network with its loss, optimizer and schedule, its weights drawn from the training seed."""
     keras.utils.set_random_seed(config.train.seed)
-    model = architectures.build(config.model, images.train.shape, config.train.precision)
+    model = architectures.build(config.model, images.train.shape, config.train.precision, config.train.seed)
     rate = _learning_rate(config.train, config.train.epochs * steps_per_epoch(config.train, images.train.count))
     optimizer = keras.optimizers.Adam(rate, beta_2=config.train.beta_2)
     if config.train.precision == "mixed_float16":  # here, since Keras's own wrapper is not saved with the model

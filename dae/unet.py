@@ -5,17 +5,23 @@ It is made of Keras layers and `keras.ops` alone, with no class of its own, so t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 from keras import layers, ops
+from keras.initializers import GlorotUniform, HeNormal, VarianceScaling
+
+from dae import rng
 
 SCALE = 4
 """Work at the deepest scale is done on cells of so many pixels a side."""
 GLOBAL_WIDTH = 64
 
 
-def unet(channels: int, width: int, deep_width: int, blocks: int, deep_blocks: int) -> keras.Model:
+def unet(
+    channels: int, width: int, deep_width: int, blocks: int, deep_blocks: int, seed: int | None = None
+) -> keras.Model:
     """Return the network for images of any height and width from 8 pixels up.
 
     Parameters
@@ -26,6 +32,8 @@ def unet(channels: int, width: int, deep_width: int, blocks: int, deep_blocks: i
         Channels at half and at quarter resolution.
     blocks, deep_blocks : int
         Residual blocks at half resolution, on the way down and again on the way up, and at quarter resolution.
+    seed : int, optional
+        Of the initial weights.
 
     Returns
     -------
@@ -44,6 +52,7 @@ def unet(channels: int, width: int, deep_width: int, blocks: int, deep_blocks: i
     Every layer has a name of its own: one that Keras counts up depends on what the process built before, and TensorFlow
     adds gradients up in the order of the names, so that the same training would end differently in the last digits.
     """
+    seeds = rng.seeds(seed)
     noisy = keras.Input((None, None, channels), name="noisy")
     rows, crop_rows = _padding(noisy[0, :, 0, 0])
     columns, crop_columns = _padding(noisy[0, 0, :, 0])
@@ -52,34 +61,37 @@ def unet(channels: int, width: int, deep_width: int, blocks: int, deep_blocks: i
     marks = [ops.equal(y, 0.0), ops.greater_equal(y, 1.0), ops.equal(y, 1.0), ops.less(y, 0.0)]
     features = layers.Concatenate(name="features")([y, clipped, *(ops.cast(mark, "float32") for mark in marks)])
 
-    x = _residual("encoder_1", layers.Conv2D(width, 2, strides=2, name="stem")(features))
+    stem = layers.Conv2D(width, 2, strides=2, kernel_initializer=GlorotUniform(next(seeds)), name="stem")(features)
+    x = _residual("encoder_1", stem, seeds)
     pooled = [
         layers.GlobalAveragePooling2D(name="pooled_maps")(layers.ReLU(name="pooled_relu")(x)),
         layers.GlobalAveragePooling2D(name="pooled_features")(features),
     ]
-    vector = layers.Dense(GLOBAL_WIDTH, activation="relu", name="pooled_dense")(
-        layers.Concatenate(name="pooled")(pooled)
-    )
-    vector = layers.Dense(GLOBAL_WIDTH, activation="relu", name="noise")(vector)
+    vector = layers.Concatenate(name="pooled")(pooled)
+    for name in ("pooled_dense", "noise"):
+        start = GlorotUniform(next(seeds))
+        vector = layers.Dense(GLOBAL_WIDTH, activation="relu", kernel_initializer=start, name=name)(vector)
     for block in range(2, blocks + 1):
-        x = _residual(f"encoder_{block}", x, vector)
+        x = _residual(f"encoder_{block}", x, seeds, vector)
     skip = x
-    x = layers.Conv2D(deep_width, 2, strides=2, name="down")(layers.ReLU(name="down_relu")(x))
+    down = layers.Conv2D(deep_width, 2, strides=2, kernel_initializer=GlorotUniform(next(seeds)), name="down")
+    x = down(layers.ReLU(name="down_relu")(x))
     for block in range(1, deep_blocks + 1):
-        x = _residual(f"deep_{block}", x, vector)
-    x = _finer(x, width, name="up") + skip
+        x = _residual(f"deep_{block}", x, seeds, vector)
+    x = _finer(x, width, seeds, name="up") + skip
     for block in range(1, blocks + 1):
-        x = _residual(f"decoder_{block}", x, vector)
+        x = _residual(f"decoder_{block}", x, seeds, vector)
 
-    x = _finer(layers.ReLU(name="out_relu")(x), 2 * channels, name="out", dtype="float32")
+    x = _finer(layers.ReLU(name="out_relu")(x), 2 * channels, seeds, name="out", dtype="float32")
     value, keep = x[..., :channels], ops.sigmoid(x[..., channels:])
     return keras.Model(noisy, _take(value + keep * (clipped - value), crop_rows, crop_columns), name="unet")
 
 
-def _residual(name: str, x: Any, vector: Any | None = None) -> Any:
+def _residual(name: str, x: Any, seeds: Iterator[int | None], vector: Any | None = None) -> Any:
     """Return x plus two convolutions of it, modulated in between by the global vector where there is one."""
     size = x.shape[-1]
-    h = layers.Conv2D(size, 3, padding="same", kernel_initializer="he_normal", name=f"{name}_conv_1")(x)
+    start = HeNormal(next(seeds))
+    h = layers.Conv2D(size, 3, padding="same", kernel_initializer=start, name=f"{name}_conv_1")(x)
     if vector is not None:
         scale, shift = (_per_channel(f"{name}_{part}", vector, size) for part in ("scale", "shift"))
         h = h * (1.0 + scale) + shift
@@ -92,10 +104,10 @@ def _per_channel(name: str, vector: Any, size: int) -> Any:
     return layers.Reshape((1, 1, size), name=f"{name}_map")(values)
 
 
-def _finer(x: Any, size: int, **options: Any) -> Any:
+def _finer(x: Any, size: int, seeds: Iterator[int | None], **options: Any) -> Any:
     """Return maps of twice the resolution, by sub-pixel convolution."""
     # Smaller than Keras's default, which from some seeds takes hundreds of steps to recover from.
-    start = keras.initializers.VarianceScaling(0.1, "fan_avg", "uniform")
+    start = VarianceScaling(0.1, "fan_avg", "uniform", next(seeds))
     return ops.depth_to_space(layers.Conv2D(4 * size, 1, kernel_initializer=start, **options)(x), 2)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,16 @@ def test_unet_opens_in_plain_keras_in_safe_mode(tmp_path: Path) -> None:
 def test_same_seed_gives_the_same_weights() -> None:
     for first, second in zip(small_unet().get_weights(), small_unet().get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("config", [ModelConfig(width=4, deep_width=4), ModelConfig(architecture="article")])
+def test_the_first_weights_depend_on_the_seed_alone(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights(seed: int | None) -> bytes:
+        return b"".join(part.tobytes() for part in architectures.build(config, (28, 28, 1), seed=seed).get_weights())
+
+    keras.utils.set_random_seed(3)
+    asked, expected = weights(3), weights(None)
+    monkeypatch.setattr(random, "randint", lambda low, high: low)  # as if another thread had drawn meanwhile
+    assert weights(3) == asked == expected
+    assert weights(4) != asked
+    assert weights(None) != asked
