@@ -52,6 +52,7 @@ def test_the_file_gives_what_keras_gives_for_any_number_and_size_of_images(tmp_p
         np.testing.assert_allclose(run_onnx(made.path, noisy), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_articles_network_is_exported_for_its_own_size(tmp_path: Path) -> None:
     model = architectures.article()
     made = export.to_onnx(model, tmp_path / "article.onnx")

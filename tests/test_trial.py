@@ -33,6 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_registered_version_works_in_a_process_of_its_own(register_version: Register) -> None:
     candidate = register_version()
     found = trial.run(candidate.name, candidate.version)
