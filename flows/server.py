@@ -48,13 +48,9 @@ def start() -> Callable[[], str]:
     if configured := os.environ.get("PREFECT_API_URL"):
         return lambda: configured
     said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (it outlives this function)
+    # -P: the folder that the command is called in may have a package flows of its own.
     keeper = subprocess.Popen(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "flows.server",
-        ],  # -P: the folder it is called in may have a package flows of its own
+        [sys.executable, "-P", "-m", "flows.server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=said,

@@ -31,9 +31,8 @@ os.environ["PREFECT_HOME"] = prefect_home.name
 for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(threads, "1")
 backend.configure()  # before Keras, Prefect or MLflow is imported
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell's job in the background ignores it, and so would its children
+# A shell's job in the background ignores an interruption, and so would the processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("dae", deadline=None, derandomize=True)
 settings.load_profile("dae")
 

@@ -153,7 +153,8 @@ def test_deploying_again_changes_nothing(deployed: Path, client: SyncPrefectClie
     assert held() == before
 
 
-def test_what_was_changed_on_the_server_is_named_and_put_right(deployed: Path, client: SyncPrefectClient) -> None:
+def change_five(client: SyncPrefectClient) -> None:
+    """Change two deployments, the work pool and two automations, as by hand in Prefect's pages."""
     retrain = client.read_deployment_by_name("train-denoiser/retrain")
     config = copy.deepcopy(retrain.parameters["config"])
     config["train"]["epochs"] = 99
@@ -169,6 +170,9 @@ def test_what_was_changed_on_the_server_is_named_and_put_right(deployed: Path, c
     tree["trigger"]["within"] = 60
     client.update_automation(hanging.id, AutomationCore.model_validate(tree))
 
+
+def test_what_was_changed_on_the_server_is_named_and_put_right(deployed: Path, client: SyncPrefectClient) -> None:
+    change_five(client)
     code, out, _ = deploy("--check")
     assert code == 10
     assert out.splitlines()[-1] == f"5 of 9 differ; {commands.dae('deploy')} changes that."
