@@ -11,7 +11,7 @@ LOCK := requirements$(if $(filter 1,$(GPU)),-gpu).lock
 # What running takes; and what the tests and tools, or Keras on JAX, take beside it.
 READY := $(VENV)/.ready-$(basename $(LOCK))
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
-FAST_TESTS = $(PYTEST) -m "not slow and not integration"
+FAST_TESTS = $(PYTEST) -m "not slow and not integration and not champion"
 READY_DEV := $(VENV)/.ready-requirements-dev
 READY_RUN := $(if $(filter jax,$(KERAS_BACKEND)),$(READY_DEV),$(READY))
 JAX_TESTS := $(addprefix tests/test_,architectures.py backends.py flows.py inference.py precision.py provenance.py registry.py training.py)
@@ -23,7 +23,7 @@ RUNNING := --extra build --extra onnx --extra services
 # In requirements-dev.lock is only what requirements.lock has not.
 BESIDE = --constraint requirements.lock $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
-.PHONY: help setup setup-dev train smoke test coverage test-slow test-jax integration packages lint bench ui runs services services-down deploy trigger lock wheel clean
+.PHONY: help setup setup-dev train smoke test coverage test-slow test-jax test-champion integration packages lint bench ui runs services services-down deploy trigger lock wheel clean
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -59,6 +59,9 @@ coverage: $(READY_DEV) ## the same, and which lines and branches they reach; fai
 
 test-slow: $(READY_DEV) ## the tests that take long
 	@$(PYTEST) -m slow $(ARGS)
+
+test-champion: $(READY_DEV) ## what the champion that make train made does to image files
+	@$(BIN)/python -m pytest -m champion tests/test_champion.py $(ARGS)
 
 test-jax: $(READY_DEV) ## networks, training, scores and the flow on Keras's JAX backend, without TensorFlow
 	@KERAS_BACKEND=jax $(FAST_TESTS) $(JAX_TESTS) $(ARGS)

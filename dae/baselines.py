@@ -98,7 +98,7 @@ def require_sizes(sizes: Mapping[str, Sizes], config: PipelineConfig) -> None:
     ------
     ConfigError
     """
-    kinds = len(config.noise.kinds)
+    kinds = len(config.noise.shares())
     for name, size in sizes.items():
         if min(size.tune, size.images) < kinds:
             raise ConfigError(

@@ -30,13 +30,13 @@ def program(name: str) -> str:
     found = shutil.which(name)
     if found is not None and Path(found).resolve() == own.resolve():
         return name
-    return shlex.quote(_shown(own))
+    return shlex.quote(shown(own))
 
 
 def logged_in(command: str) -> str:
     """Return a command line that reaches the servers in use: ``make`` logs in for itself alone, and then it logs in too."""
     login = os.environ.get("DAE_CLIENT")
-    return f"(set -a; . {shlex.quote(_shown(Path(login)))}; {command})" if login else command
+    return f"(set -a; . {shlex.quote(shown(Path(login)))}; {command})" if login else command
 
 
 def make(target: str) -> str:
@@ -54,10 +54,10 @@ def install(extra: str) -> str:
     if checkout is not None and Path(sys.prefix) == checkout / ".venv":
         return make("setup" if extra in ("onnx", "services") else "setup-dev")
     wanted = f"--editable {shlex.quote(f'{checkout}[{extra}]')}" if checkout else shlex.quote(f"dae[{extra}]")
-    return f"{shlex.quote(_shown(Path(sys.executable)))} -m pip install {wanted}"
+    return f"{shlex.quote(shown(Path(sys.executable)))} -m pip install {wanted}"
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """Return a path as it is typed: relative if the shell is where this process is, and it is shorter so."""
     whole = os.path.abspath(path)  # noqa: PTH100  (a link in .venv/bin is to stay one)
     if not _shell_is_here():

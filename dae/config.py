@@ -9,15 +9,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dae.noise import Gaussian, Noise, Poisson, SaltAndPepper, Speckle
+from dae.noise import Gaussian, Noise, Poisson, SaltAndPepper, Speckle, groups
 from dae.records import Frozen, not_bool
 
 Positive = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, BeforeValidator(not_bool), Field(ge=0, lt=2**32)]
+ShareOrAll = Annotated[float, BeforeValidator(not_bool), Field(ge=0, le=1)]
 Share = Annotated[float, BeforeValidator(not_bool), Field(gt=0, lt=1)]
 Tolerance = Annotated[float, BeforeValidator(not_bool), Field(gt=-1, allow_inf_nan=False)]
 MIN_SIDE = 8
+CLEAN_INPUT = 0.0005
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_ -]*$"
 """Letters, digits, spaces, _ and -: a name of an experiment is a folder's, and MLflow refuses more in one of a model."""
 
@@ -61,17 +63,29 @@ class DataConfig(Frozen):
 
 
 class NoiseConfig(Frozen):
-    """The mix of noise. Each image gets one kind, drawn by weight; `training` says how often training images get theirs."""
+    """The mix of noise. Each image gets one kind, drawn by weight, as its law draws it or as an image file holds it.
+
+    `training` says how often training images get theirs.
+    """
 
     kinds: tuple[Noise, ...] = Field((Gaussian(), SaltAndPepper(), Poisson(), Speckle()), min_length=1)
-    clip: bool = Field(False, description="clip noisy images to [0, 1]")
+    file_share: ShareOrAll = Field(
+        0.5, description="share of the noisy images that are as a file holds them: clipped to [0, 1], rounded to 8 bits"
+    )
     training: Literal["fresh", "frozen"] = Field("fresh", description="draw training noise every epoch, or once")
     seed: Seed = 0
 
-    def shares(self) -> list[tuple[Noise, float]]:
-        """Return each kind with its share of the images."""
-        total = sum(kind.weight for kind in self.kinds)
-        return [(kind, kind.weight / total) for kind in self.kinds]
+    def shares(self) -> dict[str, float]:
+        """Return the share of the images that get each kind, as drawn and as a file holds it, as `noise.groups` does."""
+        return groups(self.kinds, self.file_share)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_clip(cls, tree: Any) -> Any:
+        """Take what older configurations and records have: ``clip``, for all images or none."""
+        if not isinstance(tree, dict) or not isinstance(tree.get("clip"), bool) or "file_share" in tree:
+            return tree
+        return {key: value for key, value in tree.items() if key != "clip"} | {"file_share": float(tree["clip"])}
 
     @model_validator(mode="after")
     def _kinds_differ(self) -> Self:
@@ -85,7 +99,7 @@ class ModelConfig(Frozen):
     """The network: ``unet``, which takes images of any size from 8 pixels up, or the ``article``'s, which takes 28x28x1."""
 
     architecture: Literal["unet", "article"] = "unet"
-    width: Annotated[int, Field(ge=4, le=512)] = Field(16, description="unet: channels at half resolution")
+    width: Annotated[int, Field(ge=4, le=512)] = Field(24, description="unet: channels at half resolution")
     deep_width: Annotated[int, Field(ge=4, le=512)] = Field(48, description="unet: channels at quarter resolution")
     blocks: Annotated[int, Field(ge=1, le=32)] = Field(
         1, description="unet: residual blocks at half resolution, each way"
@@ -109,14 +123,15 @@ class ModelConfig(Frozen):
 
 
 class TrainConfig(Frozen):
-    """The training recipe: mean squared error, Adam, and when to stop."""
+    """The training recipe: mean squared error, the optimizer, what training images are like, and when to stop."""
 
     epochs: Count = 8
-    batch_size: Count = 32
+    batch_size: Count = 128
     steps_per_epoch: Count | None = Field(
-        1000, description="batches from one validation to the next; None: one pass over the training images"
+        300, description="batches from one validation to the next; None: one pass over the training images"
     )
-    learning_rate: Positive = 6e-3
+    optimizer: Literal["muon", "adam"] = Field("muon", description="muon: for the convolutions, and Adam for the rest")
+    learning_rate: Positive = 0.012
     beta_2: Share = Field(0.99, description="Adam's decay rate of the second moment")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="cosine: decays to 0 at the last step")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
@@ -124,6 +139,14 @@ class TrainConfig(Frozen):
     )
     drop_last: bool = Field(True, description="leave out a pass's last batch where it would be smaller")
     patience: Count | None = Field(None, description="stop after so many epochs without a better validation MSE")
+    clean_share: ShareOrAll = Field(
+        0.04, description="share of the training images that get no noise, so that clean images are left alone"
+    )
+    page_share: ShareOrAll = Field(
+        0.25,
+        description="share of the training images that are windows of pages of four images, so that larger images are "
+        "restored as well; not where images are patches of larger ones",
+    )
     jit_compile: bool = Field(False, description="compile the training step with XLA")
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32", description="of the computation; weights, loss and output are float32 all the same"
@@ -164,6 +187,11 @@ class GateConfig(Frozen):
 
     max_val_mse: Positive | None = Field(0.0069, description="limit of the pooled validation MSE")
     max_val_mse_per_kind: dict[str, Positive] = Field({}, description="limits of the validation MSE of kinds of noise")
+    clean_input: Positive | None = Field(
+        CLEAN_INPUT,
+        description="limit of the mean squared change of images that are to stay as they are: clean ones and their borders, "
+        "ones of a single value, black and white bars, the model's own output; None: not asked",
+    )
     beat_nothing: bool = Field(True, description="for each kind, at most the validation MSE of doing nothing")
     champion: ChampionPolicy | None = Field(
         ChampionPolicy(), description="not worse than the champion; None: not asked"
@@ -206,7 +234,7 @@ class PipelineConfig(Frozen):
 
     @model_validator(mode="after")
     def _limits_are_of_kinds_there_are(self) -> Self:
-        kinds = [kind.kind for kind in self.noise.kinds]
+        kinds = self.noise.shares()
         if unknown := [kind for kind in self.gate.max_val_mse_per_kind if kind not in kinds]:
             raise ValueError(
                 f"gate.max_val_mse_per_kind must name kinds of noise.kinds ({', '.join(kinds)}), received {', '.join(unknown)}"

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dae import data, rng, store
-from dae.config import NoiseConfig, config_sha256
+from dae.config import NoiseConfig, TrainConfig, config_sha256
 from dae.noise import Images, corrupt
 from dae.pixels import DataError
 from dae.records import ImageSet, ImageSets, NoisySet, NoisySets
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the draw and of what a folder holds; a change makes corrupt start anew."""
 WORKERS = 2
 
@@ -30,9 +30,13 @@ def corrupt_sets(images: ImageSets, config: NoiseConfig) -> NoisySets:
     The noise of a set depends on its pixels' digest, the noise configuration and the split's name alone. Where validation is
     the test set, both share one draw.
     """
-    shares = ", ".join(f"{kind.kind.replace('_', ' ')} {share:.0%}" for kind, share in config.shares())
+    total = sum(kind.weight for kind in config.kinds)
+    shares = ", ".join(f"{kind.kind.replace('_', ' ')} {kind.weight / total:.0%}" for kind in config.kinds)
     logger.info(
-        "corrupt: %s; training noise %s", shares, "fresh every epoch" if config.training == "fresh" else "frozen"
+        "corrupt: %s; %.0f%% as an 8-bit file holds it; training noise %s",
+        shares,
+        100 * config.file_share,
+        "fresh every epoch" if config.training == "fresh" else "frozen",
     )
     test = freeze(images.test, config, "test")
     same = images.validation == images.test
@@ -72,7 +76,7 @@ def freeze(images: ImageSet, config: NoiseConfig, split: str, parent: Path | Non
         clean=images,
         path=str(target / "noisy.npy"),
         kinds_path=str(target / "kinds.npy"),
-        kinds=tuple(kind.kind for kind in config.kinds),
+        kinds=tuple(config.shares()),
         sha256=_stored_sha256(target),
     )
     verify(noisy)
@@ -80,15 +84,34 @@ def freeze(images: ImageSet, config: NoiseConfig, split: str, parent: Path | Non
 
 
 def fresh(
-    images: ImageSet, rows: NDArray[np.intp], config: NoiseConfig, seed: int, lap: int, block: int
+    images: ImageSet, rows: NDArray[np.intp], noise: NoiseConfig, train: TrainConfig, lap: int, block: int
 ) -> tuple[Images, Images]:
     """Return the noisy and the clean images of one block of a pass over the training images, ``(n, H, W, C)`` each.
 
-    The noise is drawn from the stream of this pass (`lap`, from 0) and block, whatever was drawn before.
+    Some are windows of pages, and some get no noise, by the shares that `train` has. Each is drawn from a stream of this pass
+    (`lap`, from 0) and block, whatever was drawn before.
     """
     clean = data.read(images, rows)
-    noisy, _ = corrupt(clean, config.kinds, rng.stream(seed, "noise", "train", lap, block), clip=config.clip)
+    if train.page_share:
+        _cut_from_pages(clean, train.page_share, rng.stream(train.seed, "pages", lap, block))
+    stream = rng.stream(train.seed, "noise", "train", lap, block)
+    noisy, _ = corrupt(clean, noise.kinds, stream, file_share=noise.file_share)
+    spared = rng.stream(train.seed, "clean", lap, block).random(len(clean)) < train.clean_share
+    noisy[spared] = clean[spared]
     return noisy, clean
+
+
+def _cut_from_pages(images: Images, share: float, stream: np.random.Generator) -> None:
+    """Replace a share of the images, in place, by windows of their size on pages of two by two images."""
+    count, height, width = images.shape[:3]
+    chosen = np.flatnonzero(stream.random(count) < share)
+    tops, lefts = (stream.integers(side, size=len(chosen)) for side in (height, width))
+    corners = images[stream.integers(count, size=(len(chosen), 4))]
+    pages = np.concatenate(
+        [np.concatenate([corners[:, 2 * row], corners[:, 2 * row + 1]], axis=2) for row in (0, 1)], axis=1
+    )
+    for place, page, top, left in zip(chosen, pages, tops, lefts, strict=True):
+        images[place] = page[top : top + height, left : left + width]
 
 
 def read_block(noisy: NoisySet, rows: slice | NDArray[np.intp]) -> tuple[Images, Images, NDArray[np.uint8]]:
@@ -145,7 +168,7 @@ def _write(images: ImageSet, config: NoiseConfig, split: str, folder: Path) -> s
     def draw(part: tuple[int, slice]) -> None:
         block, rows = part
         stream = rng.stream(config.seed, "noise", split, block)
-        drawn = corrupt(data.read(images, rows), config.kinds, stream, clip=config.clip)
+        drawn = corrupt(data.read(images, rows), config.kinds, stream, file_share=config.file_share)
         for path, values in zip(paths, drawn, strict=True):
             np.load(path, mmap_mode="r+")[rows] = values  # mapped anew: written pages do not pile up
 

@@ -11,22 +11,29 @@ from dae.file_plan import Job
 from dae.image_denoiser import TILE, ImageDenoiser
 from dae.image_format import ImageError, Pixels
 from dae.pixels import DataError
-from dae.records import Frozen
+from dae.records import Concern, Frozen
 
 CHAMPION = "models:/dae@champion"
 
 
 class Outcome(Frozen):
-    """What became of one file: restored, left as it was because that was done before, or not done for a reason."""
+    """What became of one file: restored, left as it was because that was done before, or not done for a reason.
+
+    `concerns` says how it differs from what the model was made for.
+    """
 
     input: Path
     output: Path
-    warnings: tuple[str, ...] = ()
+    concerns: tuple[Concern, ...] = ()
     error: str | None = None
     skipped: bool = False
 
 
-def load(reference: str = CHAMPION, *, tile: int = TILE) -> ImageDenoiser:
+class LikelyHarmError(ValueError):
+    """The model was not made for such an image, and would likely do harm."""
+
+
+def load(reference: str = CHAMPION, *, tile: int = TILE, strength: float = 1.0) -> ImageDenoiser:
     """Return a stored model, ready for images of any size and type.
 
     Parameters
@@ -35,6 +42,8 @@ def load(reference: str = CHAMPION, *, tile: int = TILE) -> ImageDenoiser:
         ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a version number of ``dae``, a run id or a ``.keras`` file.
     tile : int
         Side of the tiles that larger images are cut into, in pixels.
+    strength : float
+        Share of the restored image in what is returned, from 0 to 1.
 
     Raises
     ------
@@ -49,7 +58,36 @@ def load(reference: str = CHAMPION, *, tile: int = TILE) -> ImageDenoiser:
     from dae import models
 
     opened = models.open_model(reference)
-    return ImageDenoiser(opened.model, opened.located.uri if opened.located else reference, opened.trained_on, tile)
+    name = opened.located.uri if opened.located else reference
+    return ImageDenoiser(opened.model, name, opened.trained_on, tile, strength)
+
+
+class Concerns:
+    """What was said of files that differ from what the model was made for: each thing once, however many files it holds for."""
+
+    def __init__(self) -> None:
+        self.files = 0
+        self._said: set[str] = set()
+        self._refused: set[str] = set()
+
+    def new(self, outcome: Outcome) -> list[str]:
+        """Return what is to be said of a file that was not said of another, but for what its error says."""
+        self.files += bool(outcome.concerns)
+        found = [concern for concern in outcome.concerns if concern.about not in self._said]
+        self._said |= {concern.about for concern in found}
+        return [f"{outcome.input}: {concern}" for concern in found if outcome.error is None or not concern.harmful]
+
+    def error(self, outcome: Outcome) -> str | None:
+        """Return why a file was not restored, in short where it was said of another that the model was not made for it."""
+        harmful = {concern.about for concern in outcome.concerns if concern.harmful}
+        if outcome.error is None or not harmful or not harmful <= self._refused:
+            self._refused |= harmful if outcome.error else set()
+            return outcome.error
+        return f"{outcome.input}: not restored, for the reason above"
+
+    def total(self, files: int) -> str | None:
+        """Return how many of all the files it holds for; None where it was said of each of them."""
+        return f"{self.files} of {files} files are unlike what the model was made for" if self.files > 1 else None
 
 
 def require_place(output: Path, *, overwrite: bool) -> None:
@@ -80,6 +118,7 @@ def denoise_file(
     job: Job,
     *,
     overwrite: bool = False,
+    anyway: bool = False,
     progress: Callable[[float], None] = lambda share: None,
     finished: Callable[[Path], None] = lambda draft: None,
 ) -> Outcome:
@@ -91,12 +130,14 @@ def denoise_file(
     job : Job
     overwrite : bool
         Replace an output that is there.
+    anyway : bool
+        Restore it even where the model would likely do harm.
     progress : callable
         Told which further share of the file is done.
     finished : callable
         Called with the path of the finished draft, before it becomes the output.
     """
-    concerns: list[str] = []
+    concerns: list[Concern] = []
     try:
         require_place(job.output, overwrite=overwrite)
         described = image_files.describe(job.input)
@@ -108,6 +149,8 @@ def denoise_file(
             try:
                 if not concerns:
                     concerns.extend(denoiser.concerns(images))
+                    if not anyway and (harmful := [concern for concern in concerns if concern.harmful]):
+                        raise LikelyHarmError("; ".join(map(str, harmful)))
                 in_place = bool(images.flags.writeable)
                 return denoiser.restore(images, lambda rows: progress(rows / total), in_place=in_place)
             except ImageError as error:
@@ -118,10 +161,13 @@ def denoise_file(
             finished(draft)
     except FileExistsError:  # it came to be there meanwhile
         return Outcome(input=job.input, output=job.output, error=str(_there(job.output)))
+    except LikelyHarmError as error:
+        said = f"{job.input}: not restored, since {error}; --anyway restores it all the same"
+        return Outcome(input=job.input, output=job.output, error=said, concerns=tuple(concerns))
     except DataError as error:
         return Outcome(input=job.input, output=job.output, error=str(error))
     except Exception as error:  # noqa: BLE001  (one bad file must not stop the others)
         return Outcome(
             input=job.input, output=job.output, error=f"{job.input}: not restored: {type(error).__name__}: {error}"
         )
-    return Outcome(input=job.input, output=job.output, warnings=tuple(concerns))
+    return Outcome(input=job.input, output=job.output, concerns=tuple(concerns))

@@ -74,9 +74,9 @@ def compare(
     groups: list[Values] = []
     shares: list[float] = []
     references: list[float] = []
-    for index, (kind, share) in enumerate(noise.shares()):
+    for index, (kind, share) in enumerate(noise.shares().items()):
         group = errors[drawn == index]
-        reference = recorded.get(kind.kind, math.nan)
+        reference = recorded.get(kind, math.nan)
         if len(group) >= 2 and math.isfinite(reference):
             groups.append(group)
             shares.append(share)

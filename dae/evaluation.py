@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dae import corruption, data, metrics
+from dae import clean_input, corruption, data, metrics
 from dae.inference import Denoiser
 from dae.metrics import Values
 from dae.noise import Images
@@ -77,6 +77,7 @@ def evaluate(denoise: Denoiser, sets: NoisySets, model_uri: str) -> tuple[Scores
         validation=summarise(validation, sets.validation.kinds),
         test=summarise(test, sets.test.kinds),
         images_per_second=len(test.mse) / test.seconds,
+        clean_input=clean_input.measure(denoise, sets.validation),
     )
     return scores, test
 

@@ -6,11 +6,18 @@ import math
 from collections.abc import Iterator, Sequence
 
 from dae.config import ChampionPolicy, GateConfig, WorksPolicy
-from dae.records import Scores
+from dae.records import CleanInput, Scores
 from dae.verdicts import Check, Compared, Comparison, Evidence, Opponent, Rival, Trial, Verdict
 
 OUTPUT_TOLERANCE = 1e-6
 """Largest absolute difference of a version's outputs from those it gave when it was logged."""
+LEFT_ALONE = {
+    "images": "clean images",
+    "borders": "the borders of clean images",
+    "constants": "images of a single value",
+    "bars": "black and white bars",
+    "own_output": "its own output",
+}
 
 
 def judge(evidence: Evidence, policy: GateConfig) -> Verdict:
@@ -35,7 +42,9 @@ def judge(evidence: Evidence, policy: GateConfig) -> Verdict:
         *_against_champion(evidence.opponent, policy.champion),
         *_against_rivals(evidence.rivals, policy.beat_baselines),
     ]
-    checks = [*quality, *_works(evidence.trial, policy.works)]
+    # No quality by itself: what hands every image through passes.
+    left_alone = _left_alone(evidence.scores.clean_input, policy.clean_input)
+    checks = [*quality, *left_alone, *_works(evidence.trial, policy.works)]
     reasons = tuple(check.reason for check in checks if not check.passed)
     if not quality:
         unmet = "" if policy.champion is None else f", and {_no_comparison(evidence.opponent)}"
@@ -74,6 +83,15 @@ def _absolute(scores: Scores, policy: GateConfig) -> Iterator[Check]:
         value = per_kind[kind].mse if kind in per_kind else None
         limit = nothing[kind].mse if kind in nothing else None
         yield _at_most(f"val_mse_{kind}", value, limit, "doing nothing")
+
+
+def _left_alone(found: CleanInput | None, limit: float | None) -> Iterator[Check]:
+    """Compare what the model changes of images that hold no noise with one limit for all of them."""
+    if limit is None:
+        return
+    for name, what in LEFT_ALONE.items():
+        value = None if found is None else getattr(found, name)
+        yield _at_most(f"clean_{name}", value, limit, f"gate.clean_input, mean squared change of {what}")
 
 
 def _against_champion(opponent: Opponent, policy: ChampionPolicy | None) -> Iterator[Check]:

@@ -15,7 +15,7 @@ from dae import inference, noise_level, pooling, tiling
 from dae.image_format import ImageError, Pixels, as_stack, with_alpha_kept
 from dae.noise import Images
 from dae.pooling import Features
-from dae.records import TrainedOn
+from dae.records import Concern, TrainedOn
 
 TILE = 512
 SMALLEST = 8
@@ -38,14 +38,20 @@ class ImageDenoiser:
         What it was trained on. Without it no image is found to differ from that.
     tile : int
         Side of the tiles that larger images are cut into, in pixels; a model of a fixed size has its own.
+    strength : float
+        Share of the restored image in what is returned, from 0 to 1; the rest is the image as it came.
 
     Raises
     ------
     ValueError
-        If the model takes something else.
+        If the model takes something else, or the strength is out of range.
     """
 
-    def __init__(self, model: Any, name: str, trained_on: TrainedOn | None = None, tile: int = TILE) -> None:
+    def __init__(
+        self, model: Any, name: str, trained_on: TrainedOn | None = None, tile: int = TILE, strength: float = 1.0
+    ) -> None:
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must be from 0 to 1, received {strength}")
         shape = model.input_shape
         if len(shape) != 4 or shape[3] not in (1, 3) or model.output_shape[3] != shape[3]:
             raise ValueError(f"{name}: must map images (N, H, W, C), C 1 or 3, to such images; found {shape}")
@@ -55,6 +61,7 @@ class ImageDenoiser:
         self._sides: tuple[int | None, int | None] = shape[1:3]
         self._channels: int = shape[3]
         self._tile = tile // tiling.CELL * tiling.CELL
+        self._strength = np.float32(strength)
         self._lock = threading.Lock()  # Keras is not made for two threads
 
     def __call__(self, images: Pixels) -> Pixels:
@@ -100,8 +107,8 @@ class ImageDenoiser:
         except ImageError as error:
             raise ValueError(f"images: {error}") from error
 
-    def concerns(self, images: Pixels) -> list[str]:
-        """Return in words how images ``(N, H, W, C)`` differ from what the model was trained on; nothing if that is unknown.
+    def concerns(self, images: Pixels) -> list[Concern]:
+        """Return how images ``(N, H, W, C)`` differ from what the model was trained on; nothing if that is unknown.
 
         Raises
         ------
@@ -116,7 +123,7 @@ class ImageDenoiser:
         rows = np.unique(np.linspace(0, len(images) - 1, max(1, SAMPLED // each)).astype(np.intp))
         sample = [_as_float(patch) for row in rows for patch in noise_level.patches(images[row], size)]
         highest = max(float(_as_float(images[row].max())) for row in rows)
-        return noise_level.concerns(sample, highest, self.trained_on)
+        return noise_level.concerns(sample, images.shape[1:], highest, self.trained_on)
 
     def restore(
         self, images: Pixels, rows_done: Callable[[int], None] = lambda rows: None, *, in_place: bool = False
@@ -159,7 +166,7 @@ class ImageDenoiser:
                 apply = functools.partial(self._apply, features=self._features(tiling.stacks(read, rows, columns)))
             for part, band in tiling.bands(apply, read, rows, columns):
                 kept = place[part]
-                kept[...] = _as_type(band[: len(kept), : kept.shape[1]], images.dtype)
+                kept[...] = self._blended(band[: len(kept), : kept.shape[1]], image[part])
                 rows_done(len(kept))
         return restored
 
@@ -171,8 +178,15 @@ class ImageDenoiser:
         size = inference.batch_size((*sides, images.shape[3]))
         for block in (slice(start, start + size) for start in range(0, len(images), size)):
             whole = self._apply(_grown(_as_float(images[block]), *sides))
-            restored[block] = _as_type(whole[:, :height, :width], images.dtype)
+            restored[block] = self._blended(whole[:, :height, :width], images[block])
             rows_done(len(whole) * height)
+
+    def _blended(self, restored: Images, given: Pixels) -> Pixels:
+        """Return restored pixels in the type of those given, blended with them by the strength."""
+        if self._strength < 1:
+            before = _as_float(given)
+            restored = before + self._strength * (restored - before)
+        return _as_type(restored, given.dtype)
 
     @functools.cached_property
     def _pooled(self) -> pooling.Pooled | None:

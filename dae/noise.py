@@ -1,7 +1,8 @@
 r"""The laws of noise. Each kind is a frozen configuration that is also the function that applies it.
 
 A kind maps clean images ``x``, float32 of shape ``(N, H, W, C)`` in [0, 1], to noisy ones ``y`` of the same shape and dtype,
-drawing from an explicit generator. Nothing is clipped here: `corrupt` does so on request. The default strengths are those of
+drawing from an explicit generator. Nothing is clipped here: `corrupt` does so to the images it makes as a file holds them. The
+default strengths are those of
 "Convolutional Denoising Autoencoders for image noise reduction" (2020).
 """
 
@@ -18,7 +19,7 @@ from pydantic import BeforeValidator, Field
 
 from dae.lit_pixels import LitPixels
 from dae.ranges import AmountOrRange, PeakOrRange, Range, StrengthOrRange
-from dae.records import Frozen, not_bool
+from dae.records import EIGHT_BIT, Frozen, not_bool
 from dae.sampling import LARGEST_MEAN, poisson_of_levels, standard_normal
 
 PIXELS = 2**17
@@ -207,10 +208,39 @@ def parts(rows: NDArray[np.intp], shape: tuple[int, ...]) -> Iterator[NDArray[np
         yield rows[start : start + size]
 
 
+def as_8bit(images: Images) -> Images:
+    """Return images as an 8-bit file holds them: clipped to [0, 1] and rounded to 256 levels.
+
+    Examples
+    --------
+    >>> as_8bit(np.array([-0.2, 0.5, 1.3], np.float32)).tolist() == [0, np.float32(128 / 255), 1]
+    True
+    """
+    levels = np.rint(np.clip(images, 0, 1) * np.float32(255))
+    return np.asarray(levels / np.float32(255), np.float32)
+
+
+def groups(kinds: Sequence[NoiseKind], file_share: float) -> dict[str, float]:
+    """Return what an image can get, in the order `corrupt` numbers it, with the share of the images that get it.
+
+    Each kind of noise stands under its name as its law draws it, and with `EIGHT_BIT` added as an 8-bit file holds it.
+
+    Examples
+    --------
+    >>> groups([Gaussian(), Poisson()], 0.5)
+    {'gaussian': 0.25, 'poisson': 0.25, 'gaussian_8bit': 0.25, 'poisson_8bit': 0.25}
+    """
+    total = sum(kind.weight for kind in kinds)
+    forms = {"": 1 - file_share, EIGHT_BIT: file_share}
+    return {
+        kind.kind + suffix: share * kind.weight / total for suffix, share in forms.items() if share for kind in kinds
+    }
+
+
 def corrupt(
-    images: Images, kinds: Sequence[NoiseKind], rng: np.random.Generator, *, clip: bool = False
+    images: Images, kinds: Sequence[NoiseKind], rng: np.random.Generator, *, file_share: float = 0.0
 ) -> tuple[Images, NDArray[np.uint8]]:
-    """Add to each image noise of one kind, drawn by weight.
+    """Add to each image noise of one kind, drawn by weight, and make some of them what an 8-bit file holds.
 
     Parameters
     ----------
@@ -220,14 +250,14 @@ def corrupt(
         The mix, not empty.
     rng : numpy.random.Generator
         Source of every draw.
-    clip : bool
-        Clip the noisy images to [0, 1].
+    file_share : float
+        Share of the images, in [0, 1], that are clipped to [0, 1] and rounded to 8 bits, drawn for each by itself.
 
     Returns
     -------
     noisy : ndarray of float32, shape (N, H, W, C)
     drawn : ndarray of uint8, shape (N,)
-        Index into `kinds` of what each image got.
+        Index into `groups` of what each image got.
 
     Raises
     ------
@@ -248,4 +278,7 @@ def corrupt(
             part = np.ascontiguousarray(images[rows])  # noise is added in place
             kind.add_to(part, rng)
             noisy[rows] = part
-    return (np.clip(noisy, 0, 1, out=noisy) if clip else noisy), drawn
+    # Drawn last, and only where it is open: the noise is the same with and without files.
+    filed = rng.random(len(images)) < file_share if 0 < file_share < 1 else np.full(len(images), file_share == 1)
+    noisy[filed] = as_8bit(noisy[filed])
+    return noisy, drawn + np.uint8(len(kinds)) * filed if 0 < file_share < 1 else drawn

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dae import corruption
 from dae.noise import Images
-from dae.records import NoisySet, TrainedOn
+from dae.records import EIGHT_BIT, Concern, NoisySet, TrainedOn
 
 SAMPLE = 256
 LARGEST_PATCH = 256
@@ -25,6 +25,12 @@ MARGIN = 0.1
 PLAIN, CUT_OFF, GOES_ON = 0.1, 0.25, 0.3
 """Noise that is more than the edges of a drawing; a share of pixels at an end of the range as a plain ground has; and how
 many of these there are within the noise's standard deviation of it: two thirds in Gaussian noise, few in a dark drawing."""
+BLANK = 4 / 255
+"""Range of the values, beside the highest, of a patch that shows nothing: JPEG moves those near an edge by so much."""
+FAR = (4.0, 2.0)
+"""By which factor noise may be below, and above, that of the training before the model likely does harm."""
+RESIZED, BRIGHT = 2.0, 1.25
+"""By which factor the sides of an image, and its mean intensity, may lie off."""
 FAINT = 0.3
 """A range that ends below this share of the training images' is that of other units: 14 bits of 16 are 0.25."""
 
@@ -79,73 +85,150 @@ def _spread(length: int, side: int) -> tuple[list[int], int]:
 
 
 def level(sample: list[Images]) -> float:
-    """Return the noise of an image from its patches: the median, which the few that show an edge do not move."""
-    return float(np.median([estimate(patch[None])[0] for patch in sample]))
+    """Return the noise of an image from its patches: the median, which the few that show an edge do not move.
+
+    Blank patches, such as bars and empty paper, do not count; where all are blank, it is 0.
+    """
+    return float(np.median([estimate(patch[None])[0] for patch in not_blank(sample)] or [0.0]))
 
 
-def trained_on(noisy: NoisySet) -> TrainedOn:
+def not_blank(sample: list[Images]) -> list[Images]:
+    """Return the patches that hold more than one value, but for what JPEG makes of one."""
+    highest = min(1.0, max(float(patch.max()) for patch in sample))
+    return [patch for patch in sample if float(patch.max()) - float(patch.min()) > BLANK * highest]
+
+
+def trained_on(noisy: NoisySet, *, windows: bool | None = None) -> TrainedOn:
     """Return what a model is trained on, measured on up to 256 images, evenly spread, of its frozen validation set.
 
     Parameters
     ----------
     noisy : NoisySet
+    windows : bool, optional
+        Whether training images are windows of larger ones.
 
     Returns
     -------
     TrainedOn
-        The noise from the 1st to the 99th percentile of the images; the intensities of the clean ones.
+        Noise and brightness from the 1st to the 99th percentile of the images; the intensities of the clean ones.
     """
-    levels, low, high, unclipped = [], np.inf, -np.inf, False
+    levels, means, low, high, unclipped = [], [], np.inf, -np.inf, False
     size = noisy.clean.shape[:2]
     for row in np.unique(np.linspace(0, noisy.clean.count - 1, SAMPLE).astype(np.intp)):
         damaged, clean, _ = corruption.read_block(noisy, slice(row, row + 1))
         levels.append(level([patch.astype(np.float32) for patch in patches(damaged[0], size)]))
+        means.append(float(damaged.mean()))
         low, high = min(low, float(clean.min())), max(high, float(clean.max()))
         unclipped |= bool(damaged.min() < 0 or damaged.max() > 1)
-    lowest, highest = (float(value) for value in np.percentile(levels, PERCENTILES))
+    noise, brightness = (tuple(map(float, np.percentile(values, PERCENTILES))) for values in (levels, means))
     return TrainedOn(
-        image_shape=noisy.clean.shape, noise_sigma=(lowest, highest), intensity=(low, high), unclipped=unclipped
+        image_shape=noisy.clean.shape,
+        noise_sigma=noise,
+        intensity=(low, high),
+        unclipped=unclipped and not any(kind.endswith(EIGHT_BIT) for kind in noisy.kinds),
+        windows=windows,
+        brightness=brightness,
     )
 
 
-def concerns(sample: list[Images], highest: float, trained: TrainedOn) -> list[str]:
-    """Return in words how an image differs from what a model was trained on.
+def concerns(sample: list[Images], shape: tuple[int, ...], highest: float, trained: TrainedOn) -> list[Concern]:
+    """Return how an image differs from what a model was trained on.
 
     Parameters
     ----------
     sample : list of ndarray of float32
         Patches of the image, of the training images' size, as the model is given them.
+    shape : tuple of int
+        ``(H, W, C)`` of the whole image.
     highest : float
         Highest intensity of the whole image.
     trained : TrainedOn
 
     Returns
     -------
-    list of str
-        Empty where nothing is to be said, as of images of fewer than 16 pixels a side, which show too little.
+    list of Concern
+        Empty where nothing is to be said. Of noise and intensities nothing is said of images of fewer than 16 pixels a side,
+        which show too little, nor of blank ones.
     """
+    found = [*_channels_concern(sample, shape[2], trained.image_shape[2]), *_size_concern(shape, trained)]
     sides = zip(sample[0].shape[:2], trained.image_shape[:2], strict=True)
     if any(side < min(SMALLEST, usual) for side, usual in sides):
-        return []
+        return found
     with np.errstate(all="ignore"):  # values near the end of the range of floats
-        return _concerns(sample, highest, trained)
+        return [*found, *_noise_concerns(not_blank(sample), highest, trained)]
 
 
-def _concerns(sample: list[Images], highest: float, trained: TrainedOn) -> list[str]:
+def _channels_concern(sample: list[Images], channels: int, usual: int) -> Iterator[Concern]:
+    """Compare channels; three equal ones are one, stored three times."""
+    if channels == usual or (channels > usual and all(bool((patch == patch[..., :1]).all()) for patch in sample)):
+        return
+    names = {1: "grey", 3: "colour"}
+    yield Concern(
+        about="channels",
+        text=f"it is in {names[channels]}, the model was trained on images in {names[usual]}",
+        advice=f"convert it to {names[usual]}, or take a model of images in {names[channels]}",
+        harmful=True,
+    )
+
+
+def _size_concern(shape: tuple[int, ...], trained: TrainedOn) -> Iterator[Concern]:
+    usual = trained.image_shape
+    ratios = [side / other for side, other in zip(shape[:2], usual[:2], strict=True)]
+    if trained.windows is not False or all(1 / RESIZED <= ratio <= RESIZED for ratio in ratios):
+        return
+    yield Concern(
+        about="size",
+        text=f"it has {shape[0]}x{shape[1]} pixels, the model was trained on whole images of {usual[0]}x{usual[1]}",
+        advice="cut it into such, or take a model that was trained with train.page_share or data.patch",
+    )
+
+
+def _noise_concerns(sample: list[Images], highest: float, trained: TrainedOn) -> list[Concern]:
+    if not sample:
+        return []
     found = level(sample)
-    lowest_noise, highest_noise = trained.noise_sigma
-    said = _range_concerns(sample, highest, max(found, highest_noise), trained.intensity)
-    if not lowest_noise / SCATTER <= found <= highest_noise * SCATTER and not said:
+    lowest, most = trained.noise_sigma
+    if other_range := _range_concerns(sample, highest, max(found, most), trained.intensity):
+        return other_range
+    said = list(_brightness_concern(sample, trained))
+    if not lowest / SCATTER <= found <= most * SCATTER:
+        much = found > most
         said.append(
-            f"its noise has a standard deviation of about {found:.3f}, "
-            f"the model was trained on {lowest_noise:.3f} to {highest_noise:.3f}"
+            Concern(
+                about="noise",
+                text=f"its noise has a standard deviation of about {found:.3f}, "
+                f"the model was trained on {lowest:.3f} to {most:.3f}",
+                advice="take a model of stronger noise"
+                if much
+                else "leave it as it is, or take a model of weaker noise",
+                harmful=not lowest / FAR[0] <= found <= most * FAR[1],
+            )
         )
     if trained.unclipped and found > PLAIN and _cut_off(sample, found):
         said.append(
-            "its noise seems to be cut off at 0 and 1, as it is in most files, and the model was trained on noise that goes "
-            "beyond: one trained with noise.clip=true will do better"
+            Concern(
+                about="clipping",
+                text="its noise seems to be cut off at 0 and 1, as it is in most files, "
+                "and the model was trained on noise that goes beyond",
+                advice="take a model that was trained with noise.file_share above 0",
+            )
         )
     return said
+
+
+def _brightness_concern(sample: list[Images], trained: TrainedOn) -> Iterator[Concern]:
+    mean = float(np.mean([patch.mean(dtype=np.float64) for patch in sample]))
+    if trained.brightness is None:
+        return
+    low, high = trained.brightness
+    if low / BRIGHT - MARGIN / 2 <= mean <= high * BRIGHT:
+        return
+    inverted = low / BRIGHT <= 1 - mean <= high * BRIGHT
+    yield Concern(
+        about="brightness",
+        text=f"its mean intensity is {mean:.2f}, that of the images the model was trained on {low:.2f} to {high:.2f}",
+        advice="invert it, if bright and dark are the other way round" if inverted else "take a model of such images",
+    )
 
 
 def _cut_off(sample: list[Images], noise: float) -> bool:
@@ -160,18 +243,21 @@ def _cut_off(sample: list[Images], noise: float) -> bool:
     return False
 
 
-def _range_concerns(sample: list[Images], highest: float, noise: float, trained: tuple[float, float]) -> list[str]:
+def _range_concerns(sample: list[Images], highest: float, noise: float, trained: tuple[float, float]) -> list[Concern]:
     """Compare ranges by local means, in which noise is a `BLOCK`th of what it is."""
     low, high = trained
     means = np.concatenate([_local_means(patch) for patch in sample])
     bottom, top = (float(value) for value in np.percentile(means, PERCENTILES))
     room = 3 * noise / BLOCK + MARGIN * (high - low)
-    range_ = f"the model was trained on {low:.3g} to {high:.3g}"
+    usual = f"the model was trained on {low:.3g} to {high:.3g}"
     if bottom < low - room or top > high + room:
-        return [f"its intensities are mostly from {bottom:.3g} to {top:.3g}, {range_}: scale them first"]
-    if low < highest < low + FAINT * (high - low):
-        return [f"its intensities end at {highest:.3g}, {range_}: if they are of fewer bits than the file, scale them"]
-    return []
+        text, advice = f"its intensities are mostly from {bottom:.3g} to {top:.3g}, {usual}", "scale them first"
+    elif low < highest < low + FAINT * (high - low):
+        text = f"its intensities end at {highest:.3g}, {usual}"
+        advice = "if they are of fewer bits than the file, scale them"
+    else:
+        return []
+    return [Concern(about="intensities", text=text, advice=advice)]
 
 
 def _local_means(patch: Images) -> NDArray[np.float32]:

@@ -64,6 +64,8 @@ def _tensor(images: ImageSet) -> str:
 def log_scores(run_id: str, scores: Scores) -> None:
     """Log every score as a metric, those of kinds that did not occur left out, and all of them as ``scores.json``."""
     named = split_metrics("val", scores.validation) | split_metrics("test", scores.test)
+    if scores.clean_input is not None:
+        named |= {f"clean_{name}": value for name, value in scores.clean_input.model_dump().items()}
     values = {name: value for name, value in named.items() if math.isfinite(value)}
     log_metrics(run_id, values | {"images_per_second": scores.images_per_second})
     MlflowClient().log_text(run_id, scores.model_dump_json(indent=2), "scores.json")
@@ -77,6 +79,8 @@ def split_metrics(prefix: str, scores: SplitScores) -> dict[str, float]:
     groups = {"": scores.pooled, "_nothing": scores.pooled_nothing}
     groups |= {f"_{kind}": quality for kind, quality in scores.per_kind.items()}
     groups |= {f"_{kind}_nothing": quality for kind, quality in scores.per_kind_nothing.items()}
+    for form, (model, nothing) in scores.per_form().items():
+        groups |= {f"_{form}": model, f"_{form}_nothing": nothing}
     named = {
         f"{prefix}_{measure}{suffix}": getattr(quality, measure)
         for suffix, quality in groups.items()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+EIGHT_BIT = "_8bit"
+"""Ends the name of a kind of noise in images that are as an 8-bit file holds them."""
 
 
 class Frozen(BaseModel):
@@ -96,13 +101,44 @@ class TrainedOn(Frozen):
     intensity : tuple of float
         Lowest and highest intensity of the clean images, in [0, 1].
     unclipped : bool
-        Whether the noise leaves [0, 1], which that of an image file never does.
+        Whether all noisy images are as the law draws them, beyond [0, 1], which no image file holds.
+    windows : bool or None
+        Whether they are windows of larger images, so that it takes images of any size; None: not recorded.
+    brightness : tuple of float or None
+        Lowest and highest mean intensity of the noisy images.
     """
 
     image_shape: tuple[int, int, int]
     noise_sigma: tuple[float, float]
     intensity: tuple[float, float]
     unclipped: bool = False
+    windows: bool | None = None
+    brightness: tuple[float, float] | None = None
+
+
+class Concern(Frozen):
+    """How an image differs from what a model was made for, and what to do.
+
+    Attributes
+    ----------
+    about : str
+        What it is that differs; it is said once, however many files it holds for.
+    text : str
+        In words, with figures.
+    advice : str
+        What to do.
+    harmful : bool
+        Whether the model would likely do harm, so that it is asked for by name.
+    """
+
+    about: Literal["size", "channels", "noise", "clipping", "intensities", "brightness"]
+    text: str
+    advice: str
+    harmful: bool = False
+
+    def __str__(self) -> str:
+        """Return what there is to say."""
+        return f"{self.text}: {self.advice}"
 
 
 class TrainedModel(Frozen):
@@ -127,6 +163,16 @@ class Quality(Frozen):
     count: int
 
 
+def mean(groups: Sequence[Quality]) -> Quality:
+    """Return the quality of several groups of images together; none of them is empty."""
+    count = sum(group.count for group in groups)
+
+    def over_all(name: str) -> float:
+        return math.fsum(getattr(group, name) * group.count for group in groups) / count
+
+    return Quality(mse=over_all("mse"), psnr=over_all("psnr"), ssim=over_all("ssim"), count=count)
+
+
 class SplitScores(Frozen):
     """Quality on one frozen noisy set, pooled and per noise kind, of the model and of doing nothing."""
 
@@ -135,11 +181,56 @@ class SplitScores(Frozen):
     per_kind: dict[str, Quality]
     per_kind_nothing: dict[str, Quality]
 
+    def per_form(self) -> dict[str, tuple[Quality, Quality]]:
+        """Return the model's quality, and that of doing nothing, over all kinds as drawn and over all as in files.
+
+        Empty where the images have one form only.
+        """
+        kinds = {kind for kind, quality in self.per_kind.items() if quality.count and kind in self.per_kind_nothing}
+        forms = {
+            "drawn": {kind for kind in kinds if not kind.endswith(EIGHT_BIT)},
+            "8bit": {kind for kind in kinds if kind.endswith(EIGHT_BIT)},
+        }
+        if not all(forms.values()):
+            return {}
+        return {
+            form: (
+                mean([self.per_kind[kind] for kind in members]),
+                mean([self.per_kind_nothing[kind] for kind in members]),
+            )
+            for form, members in forms.items()
+        }
+
+
+class CleanInput(Frozen):
+    """By how much a model changes what it should leave alone: mean squared changes, in squared intensity.
+
+    Attributes
+    ----------
+    images : float
+        Clean images.
+    borders : float
+        Their outermost pixels.
+    constants : float
+        Images of a single value, the worst of five from 0 to 1.
+    bars : float
+        Black and white bars above and below noisy images, the worse of the two.
+    own_output : float
+        What the model itself made of noisy images.
+    """
+
+    images: float
+    borders: float
+    constants: float
+    bars: float
+    own_output: float
+
 
 class Scores(Frozen):
-    """What evaluate found for one logged model."""
+    """What evaluate found for one logged model. `clean_input` is None in scores of before it was measured."""
 
     model_uri: str
     validation: SplitScores
     test: SplitScores
     images_per_second: float
+    clean_input: CleanInput | None = None

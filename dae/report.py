@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dae.config import GateConfig
-from dae.records import Scores
+from dae.records import EIGHT_BIT, Quality, Scores
 from dae.verdicts import Candidate, ModelVersion, Verdict
 
 Row = tuple[str, ...]
+FORMS = {"drawn": "all, as drawn", "8bit": "all, 8-bit"}
 HEADER: Row = ("noise", "images", "MSE", "MSE, nothing done", "PSNR", "SSIM", "test MSE")
 
 
@@ -17,10 +18,11 @@ def label(kind: str) -> str:
 
     Examples
     --------
-    >>> label("salt_and_pepper")
-    'salt and pepper'
+    >>> label("salt_and_pepper"), label("poisson_8bit")
+    ('salt and pepper', 'poisson, 8-bit')
     """
-    return kind.replace("_", " ")
+    in_file = ", 8-bit" if kind.endswith(EIGHT_BIT) else ""
+    return kind.removesuffix(EIGHT_BIT).replace("_", " ") + in_file
 
 
 def mse(value: float | None) -> str:
@@ -31,11 +33,15 @@ def mse(value: float | None) -> str:
 def rows(scores: Scores) -> Iterator[Row]:
     """Yield a line of text cells for each kind of noise, and one for all of them: validation, then the test MSE."""
     validation, test = scores.validation, scores.test
-    groups = [
+    groups: list[tuple[str, Quality, Quality | None, Quality | None]] = [
         (label(kind), validation.per_kind[kind], validation.per_kind_nothing.get(kind), test.per_kind.get(kind))
         for kind in validation.per_kind
     ]
-    for name, model, nothing, held_out in [*groups, ("all", validation.pooled, validation.pooled_nothing, test.pooled)]:
+    tested = test.per_form()
+    for form, (restored, left) in validation.per_form().items():
+        groups.append((FORMS[form], restored, left, tested[form][0] if form in tested else None))
+    groups.append(("all", validation.pooled, validation.pooled_nothing, test.pooled))
+    for name, model, nothing, held_out in groups:
         yield (
             name,
             str(model.count),

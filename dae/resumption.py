@@ -36,7 +36,13 @@ class Finished(Frozen):
 
 
 def denoise_unfinished(
-    jobs: Sequence[Job], out: Path, model: str, load: Callable[[], ImageDenoiser], *, overwrite: bool = False
+    jobs: Sequence[Job],
+    out: Path,
+    model: str,
+    load: Callable[[], ImageDenoiser],
+    *,
+    overwrite: bool = False,
+    anyway: bool = False,
 ) -> list[Outcome]:
     """Restore those of some files that are not done.
 
@@ -52,6 +58,8 @@ def denoise_unfinished(
         Returns it; called if there is something to do.
     overwrite : bool
         Do again what another model made, and replace files that have no record.
+    anyway : bool
+        Restore also where the model would likely do harm.
 
     Returns
     -------
@@ -59,10 +67,12 @@ def denoise_unfinished(
         One a job. A file is done if its record has the input's digest and the output's; whichever model made it, unless
         `overwrite` is given. An output that was made here is replaced when its input has changed; any other is an error.
     """
-    return [_one(job, out, model, load, overwrite) for job in jobs]
+    return [_one(job, out, model, load, overwrite=overwrite, anyway=anyway) for job in jobs]
 
 
-def _one(job: Job, out: Path, model: str, load: Callable[[], ImageDenoiser], overwrite: bool) -> Outcome:
+def _one(
+    job: Job, out: Path, model: str, load: Callable[[], ImageDenoiser], *, overwrite: bool, anyway: bool
+) -> Outcome:
     record = out / FOLDER / job.output.relative_to(out).with_name(_record_name(job.output.name))
     try:
         before, digest, present = _read(record), store.file_sha256(job.input), _digest(job.output)
@@ -84,7 +94,8 @@ def _one(job: Job, out: Path, model: str, load: Callable[[], ImageDenoiser], ove
         )
         store.write_text(record, made.model_dump_json(indent=1) + "\n")
 
-    return denoise_file(load(), job, overwrite=overwrite or (ours and present is not None), finished=finished)
+    replace = overwrite or (ours and present is not None)
+    return denoise_file(load(), job, overwrite=replace, anyway=anyway, finished=finished)
 
 
 def _record_name(name: str) -> str:

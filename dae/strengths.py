@@ -102,7 +102,7 @@ def sweep(
     images : ImageSet
         Clean images; each gets every kind at every strength, in turn.
     noise : NoiseConfig
-        The kinds, their other parameters, the seed and the clipping; its strengths are not used.
+        The kinds, their other parameters, the seed and the share of images as in files; its strengths are not used.
     split : str
         Name of the stream the noise is drawn from; it is the same stream at every strength and for every denoiser.
     count : int
@@ -121,7 +121,7 @@ def sweep(
         for kind in noise.kinds:
             for strength, fixed in fixed_strengths(kind):
                 stream = rng.stream(noise.seed, "noise", "strengths", split, kind.kind, block)
-                noisy, _ = corrupt(clean, [fixed], stream, clip=noise.clip)
+                noisy, _ = corrupt(clean, [fixed], stream, file_share=noise.file_share)
                 for name, denoise in everyone.items():
                     restored = denoise(noisy)
                     errors[kind.kind, kind.strength, strength, name].append(metrics.mse(restored, clean))

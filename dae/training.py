@@ -16,6 +16,7 @@ from dae import architectures, corruption, evaluation, provenance
 from dae.checkpoint import Checkpoint, History
 from dae.config import PipelineConfig, TrainConfig
 from dae.inference import denoiser
+from dae.muon import Muon
 from dae.noise import Images
 from dae.pixels import images_per_block
 from dae.records import ImageSets, NoisySet, NoisySets
@@ -79,7 +80,10 @@ class NoisyBatches(keras.utils.PyDataset):
     def _draw(self, lap: int, block: int, rows: Any) -> tuple[Images, Images]:
         if self.frozen is not None:
             return corruption.read_block(self.frozen, rows)[:2]
-        return corruption.fresh(self.images, rows, self.config.noise, self.config.train.seed, lap, block)
+        train = self.config.train
+        if self.config.data.patch is not None:  # a patch is a window of a page already
+            train = train.model_copy(update={"page_share": 0.0})
+        return corruption.fresh(self.images, rows, self.config.noise, train, lap, block)
 
 
 def steps_per_pass(config: TrainConfig, count: int) -> int:
@@ -97,7 +101,7 @@ def compiled(config: PipelineConfig, images: ImageSets) -> keras.Model:
     keras.utils.set_random_seed(config.train.seed)
     model = architectures.build(config.model, images.train.shape, config.train.precision, config.train.seed)
     rate = _learning_rate(config.train, config.train.epochs * steps_per_epoch(config.train, images.train.count))
-    optimizer = keras.optimizers.Adam(rate, beta_2=config.train.beta_2)
+    optimizer = _optimizer(config.train, rate)
     if config.train.precision == "mixed_float16":  # here, since Keras's own wrapper is not saved with the model
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # On JAX, Keras would otherwise run each operation on its own.
@@ -106,6 +110,12 @@ def compiled(config: PipelineConfig, images: ImageSets) -> keras.Model:
     # Else TensorFlow traces the first step twice, to find new variables in it.
     optimizer.build(model.trainable_variables)
     return model
+
+
+def _optimizer(config: TrainConfig, rate: Any) -> Any:
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(rate, beta_2=config.beta_2)
+    return Muon(rate, adam_beta_2=config.beta_2, weight_decay=None, adam_weight_decay=None)
 
 
 def _learning_rate(config: TrainConfig, steps: int) -> Any:

@@ -17,6 +17,8 @@ from dae import rng
 SCALE = 4
 """Work at the deepest scale is done on cells of so many pixels a side."""
 GLOBAL_WIDTH = 64
+FLAT = 5
+"""Side of a block of pixels in which there is no noise if all have one value."""
 
 
 def unet(
@@ -38,7 +40,7 @@ def unet(
     Returns
     -------
     keras.Model
-        Maps noisy float32 images ``(N, H, W, C)``, unclipped, to restored ones.
+        Maps noisy float32 images ``(N, H, W, C)``, unclipped, to restored ones in [0, 1].
 
     Notes
     -----
@@ -46,7 +48,8 @@ def unet(
     noise at hand. The exact values some noise leaves, 0, 1 and what lies outside, are marked for the first layer. A global
     vector, pooled after the first block, scales and shifts the channels of every later one (FiLM, Perez et al., 2018). The
     output is a blend, weighted for every pixel, of a new value and the clipped input, so that an image that is nearly clean
-    passes.
+    passes. A block of pixels of just one value stays as it is: noise would have changed some of them. So black bars and empty
+    ground stay empty, whatever the network was trained on.
     The last convolution of each residual block starts at zero, so that the network starts as a shallow one. Resolution is
     regained by sub-pixel convolution (Shi et al., 2016), which is faster than a transposed one.
     Every layer has a name of its own: one that Keras counts up depends on what the process built before, and TensorFlow
@@ -57,6 +60,7 @@ def unet(
     rows, crop_rows = _padding(noisy[0, :, 0, 0])
     columns, crop_columns = _padding(noisy[0, 0, :, 0])
     y = _take(noisy, rows, columns)
+    flat = _flat(y)
     clipped = ops.clip(y, 0.0, 1.0)
     marks = [ops.equal(y, 0.0), ops.greater_equal(y, 1.0), ops.equal(y, 1.0), ops.less(y, 0.0)]
     features = layers.Concatenate(name="features")([y, clipped, *(ops.cast(mark, "float32") for mark in marks)])
@@ -84,7 +88,8 @@ def unet(
 
     x = _finer(layers.ReLU(name="out_relu")(x), 2 * channels, seeds, name="out", dtype="float32")
     value, keep = x[..., :channels], ops.sigmoid(x[..., channels:])
-    return keras.Model(noisy, _take(value + keep * (clipped - value), crop_rows, crop_columns), name="unet")
+    restored = ops.where(flat, clipped, ops.clip(value + keep * (clipped - value), 0.0, 1.0))
+    return keras.Model(noisy, _take(restored, crop_rows, crop_columns), name="unet")
 
 
 def _residual(name: str, x: Any, seeds: Iterator[int | None], vector: Any | None = None) -> Any:
@@ -95,7 +100,7 @@ def _residual(name: str, x: Any, seeds: Iterator[int | None], vector: Any | None
     if vector is not None:
         scale, shift = (_per_channel(f"{name}_{part}", vector, size) for part in ("scale", "shift"))
         h = h * (1.0 + scale) + shift
-    h = layers.ReLU(name=f"{name}_relu")(h)
+    h = layers.Activation("silu", name=f"{name}_silu")(h)
     return x + layers.Conv2D(size, 3, padding="same", kernel_initializer="zeros", name=f"{name}_conv_2")(h)
 
 
@@ -109,6 +114,12 @@ def _finer(x: Any, size: int, seeds: Iterator[int | None], **options: Any) -> An
     # Smaller than Keras's default, which from some seeds takes hundreds of steps to recover from.
     start = VarianceScaling(0.1, "fan_avg", "uniform", next(seeds))
     return ops.depth_to_space(layers.Conv2D(4 * size, 1, kernel_initializer=start, **options)(x), 2)
+
+
+def _flat(images: Any) -> Any:
+    """Return which pixels lie in a block of one value."""
+    highest, lowest = ops.max_pool(images, FLAT, 1, padding="same"), -ops.max_pool(-images, FLAT, 1, padding="same")
+    return ops.max_pool(ops.cast(ops.equal(highest, lowest), "float32"), FLAT, 1, padding="same") > 0
 
 
 def _padding(line: Any) -> tuple[Any, Any]:

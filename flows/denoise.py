@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,15 +21,14 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from dae import census, file_plan, models
-from dae.denoising import CHAMPION
+from dae.denoising import CHAMPION, Concerns, Outcome
 from dae.records import Frozen
 from tasks.denoise import denoise
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
 """One reads and writes while the other one's images are in the model, which takes them one after the other."""
-
-
 KEPT_HOURS = 24
+logger = logging.getLogger("dae.denoise")  # of the library: its warnings reach server and terminal
 
 
 class FilesNotRestored(RuntimeError):  # noqa: N818  (an outcome of the flow, told by its name)
@@ -49,11 +50,13 @@ def denoise_folder(
     model: str = CHAMPION,
     batch: Annotated[int, Field(ge=1)] = 16,
     overwrite: bool = False,
+    anyway: bool = False,
 ) -> DenoisedFolder:
     """Restore the images of a folder and of those below it.
 
     Stopped at any point, it goes on where it was: every finished file has a record in `output`, under ``.dae/``. A file is done
-    again when it has changed; what another model made is left unless `overwrite` is given.
+    again when it has changed; what another model made is left unless `overwrite` is given. Images that the model would likely
+    harm are restored if `anyway` is given.
 
     Raises
     ------
@@ -66,19 +69,37 @@ def denoise_folder(
     reference = located.uri if located else models.resolve(model)
     jobs = file_plan.plan([str(folder)], output)
     batches = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
-    futures = denoise.map(batches, unmapped(output), unmapped(reference), unmapped(overwrite))
+    futures = denoise.map(batches, *map(unmapped, (output, reference, overwrite, anyway)))
     outcomes = [outcome for future in futures for outcome in future.result()]
-    if errors := [outcome.error for outcome in outcomes if outcome.error]:
+    _warn(outcomes)
+    concerns = Concerns()
+    if errors := [error for outcome in outcomes if (error := concerns.error(outcome))]:
         raise FilesNotRestored(f"{len(errors)} of {len(jobs)} files were not restored:\n" + "\n".join(errors))
     skipped = Counter(outcome.skipped for outcome in outcomes)
     return DenoisedFolder(model=reference, restored=skipped[False], skipped=skipped[True])
 
 
-def main(folder: Path, output: Path, model: str = CHAMPION, batch: int = 16, overwrite: bool = False) -> None:
+def _warn(outcomes: Sequence[Outcome]) -> None:
+    concerns = Concerns()
+    for outcome in outcomes:
+        for warning in concerns.new(outcome):
+            logger.warning(warning)
+    if total := concerns.total(len(outcomes)):
+        logger.warning(total)
+
+
+def main(
+    folder: Path,
+    output: Path,
+    model: str = CHAMPION,
+    batch: int = 16,
+    overwrite: bool = False,
+    anyway: bool = False,
+) -> None:
     """Restore the images of a folder; what was restored before is not restored again."""
     try:
         with temporary_settings({PREFECT_API_URL: api_url()}):
-            done = denoise_folder(folder, output, model, batch, overwrite)
+            done = denoise_folder(folder, output, model, batch, overwrite, anyway)
     except (FilesNotRestored, file_plan.PlanError, models.ModelError, server.ServerError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, file_plan.PlanError) else 1) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 from pathlib import Path
 
@@ -15,17 +14,15 @@ from dae.denoising import Outcome
 from dae.file_plan import Job
 from dae.image_denoiser import ImageDenoiser
 
-logger = logging.getLogger("dae.denoise")  # of the library: its warnings reach server and terminal
 _loading = threading.Lock()
 
 
 @task(cache_policy=NO_CACHE)
-def denoise(jobs: tuple[Job, ...], output: Path, model: str, overwrite: bool) -> list[Outcome]:
+def denoise(jobs: tuple[Job, ...], output: Path, model: str, overwrite: bool, anyway: bool) -> list[Outcome]:
     """Restore files; a bad one is told in its outcome."""
-    outcomes = resumption.denoise_unfinished(jobs, output, model, functools.partial(_model, model), overwrite=overwrite)
+    load = functools.partial(_model, model)
+    outcomes = resumption.denoise_unfinished(jobs, output, model, load, overwrite=overwrite, anyway=anyway)
     for outcome in outcomes:
-        for warning in outcome.warnings:
-            logger.warning("%s: %s", outcome.input, warning)
         if outcome.error:
             get_run_logger().error(outcome.error)  # the flow says it again, for the terminal
     return outcomes

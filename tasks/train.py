@@ -31,7 +31,8 @@ def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: s
     seconds = time.perf_counter() - started
     tracking.log_figure(run_id, figures.loss_curves(history, config.gate.max_val_mse), "loss_curves")
     example = corruption.read_block(noisy.validation, slice(2))[0]
-    trained_on = noise_level.trained_on(noisy.validation)
+    windows = config.data.patch is not None or (config.noise.training == "fresh" and config.train.page_share > 0)
+    trained_on = noise_level.trained_on(noisy.validation, windows=windows)
     model_id, model_uri = model_logging.log(run_id, model, example, config.tracking.model_name, trained_on)
     values = [row["val_mse"] for row in history]
     return TrainedModel(

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Engine
 
 from dae import backend, gate
 from dae.config import GateConfig, ModelConfig, PipelineConfig, TrackingConfig
-from dae.records import ImageSet, NoisySet, NoisySets, Quality, Scores, SplitScores, TrainedModel
+from dae.records import CleanInput, ImageSet, NoisySet, NoisySets, Quality, Scores, SplitScores, TrainedModel
 from dae.verdicts import Candidate, Decision, Evidence, ModelVersion, PipelineResult
 
 prefect_home = tempfile.TemporaryDirectory(prefix="dae-prefect-")  # not the project's own; it goes with the process
@@ -36,6 +36,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("dae", deadline=None, derandomize=True)
 settings.load_profile("dae")
 
+LEFT_ALONE = CleanInput(images=0.0, borders=0.0, constants=0.0, bars=0.0, own_output=0.0)
 SLOW_ALONE = ("test_cli_models.py", "test_reproduction.py", "test_tracking.py")
 """Files of whose tests only slow ones need a Prefect server."""
 SERVED = {
@@ -192,7 +193,13 @@ def register_version(logged_once: tuple[Path, TrainedModel], mlflow_store: Path)
         quality = Quality(mse=mse, psnr=30.0, ssim=0.9, count=2)
         kinds = {"gaussian": quality}
         split = SplitScores(pooled=quality, pooled_nothing=quality, per_kind=kinds, per_kind_nothing=kinds)
-        scores = Scores(model_uri=scored or trained.model_uri, validation=split, test=split, images_per_second=1.0)
+        scores = Scores(
+            model_uri=scored or trained.model_uri,
+            validation=split,
+            test=split,
+            images_per_second=1.0,
+            clean_input=LEFT_ALONE,
+        )
         config = PipelineConfig(tracking=TrackingConfig(model_name=name), gate=GateConfig(dry_run=dry_run))
         sets = NoisySets(train=None, validation=drawn, test=drawn)
         return registry.register(config, trained, scores, "d" * 64, sets)
@@ -248,7 +255,9 @@ def make_result() -> Callable[..., PipelineResult]:
         split = SplitScores(
             pooled=quality, pooled_nothing=nothing, per_kind=kinds, per_kind_nothing={"poisson": nothing}
         )
-        scores = Scores(model_uri="models:/m-1", validation=split, test=split, images_per_second=1.0)
+        scores = Scores(
+            model_uri="models:/m-1", validation=split, test=split, images_per_second=1.0, clean_input=LEFT_ALONE
+        )
         verdict = gate.judge(Evidence(scores=scores), GateConfig(works=None, champion=None))
         decision = Decision.model_validate({"event": verdict.word, "verdict": verdict, "who": "ada"} | decided)
         model = {"run_id": run_id, "model_id": "m-1", "model_uri": "models:/m-1", "epochs": 1, "best_epoch": 1}

@@ -99,7 +99,9 @@ def test_settings_make_a_strength_a_range_and_change_one_end_of_it() -> None:
 def test_the_blind_configuration_differs_from_the_default_in_its_strengths_network_epochs_and_gate_alone() -> None:
     blind, default = load(CONFIGS / "blind.yaml"), PipelineConfig()
     network = {name: getattr(default.model, name) for name in ("width", "deep_width", "deep_blocks")}
-    length = {name: getattr(default.train, name) for name in ("epochs", "steps_per_epoch")}
+    length = {
+        name: getattr(default.train, name) for name in ("epochs", "batch_size", "steps_per_epoch", "learning_rate")
+    }
     same = {
         "noise": default.noise,
         "gate": default.gate,

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from dae import corruption, data, rng, store
-from dae.config import DataConfig, NoiseConfig
-from dae.noise import corrupt
+from dae.config import DataConfig, NoiseConfig, TrainConfig
+from dae.noise import Images, corrupt
 from dae.pixels import MAX_BLOCK, DataError
 from dae.records import ImageSet, ImageSets, NoisySet
 
 COUNT = 3 * MAX_BLOCK + 100
+PLAIN = TrainConfig(clean_share=0, page_share=0)
 
 
 def images(home: Path, count: int = 200, channels: int = 1, **config: object) -> ImageSets:
@@ -180,7 +181,7 @@ def test_an_error_in_the_middle_leaves_no_folder_behind(home: Path) -> None:
 
 def test_fresh_noise_differs_from_pass_to_pass_and_is_the_same_for_the_same_pass(home: Path) -> None:
     train, rows = images(home).train, np.arange(64)
-    draws = [corruption.fresh(train, rows, noise(), 0, lap, 0)[0] for lap in (0, 1, 0)]
+    draws = [corruption.fresh(train, rows, noise(), PLAIN, lap, 0)[0] for lap in (0, 1, 0)]
     assert not np.array_equal(draws[0], draws[1])
     np.testing.assert_array_equal(draws[0], draws[2])
 
@@ -189,7 +190,7 @@ def test_under_ranges_the_images_of_a_block_get_strengths_of_their_own_and_other
     train, rows, config = images(home).train, np.arange(100), noise(kinds=RANGES["kinds"][:1])  # type: ignore[index]
     spreads = []
     for lap in (0, 1, 0):
-        noisy, clean = corruption.fresh(train, rows, config, 0, lap, 0)
+        noisy, clean = corruption.fresh(train, rows, config, PLAIN, lap, 0)
         spreads.append(np.var(noisy - clean, axis=(1, 2, 3)))
     assert spreads[0].min() < 0.02
     assert spreads[0].max() > 0.12
@@ -200,7 +201,8 @@ def test_under_ranges_the_images_of_a_block_get_strengths_of_their_own_and_other
 def test_fresh_noise_differs_from_block_to_block_and_from_seed_to_seed(home: Path) -> None:
     train, rows = images(home).train, np.arange(64)
     first, block, seed = (
-        corruption.fresh(train, rows, noise(), *path)[0] for path in ((0, 0, 0), (0, 0, 1), (1, 0, 0))
+        corruption.fresh(train, rows, noise(), PLAIN.model_copy(update={"seed": seed}), 0, block)[0]
+        for seed, block in ((0, 0), (0, 1), (1, 0))
     )
     assert not np.array_equal(first, block)
     assert not np.array_equal(first, seed)
@@ -208,11 +210,45 @@ def test_fresh_noise_differs_from_block_to_block_and_from_seed_to_seed(home: Pat
 
 def test_fresh_noise_comes_with_the_clean_images_of_the_rows(home: Path) -> None:
     train, rows = images(home).train, np.array([5, 1, 60])
-    noisy, clean = corruption.fresh(train, rows, noise(clip=True), 0, 0, 0)
+    noisy, clean = corruption.fresh(train, rows, noise(file_share=1), PLAIN, 0, 0)
     np.testing.assert_array_equal(clean, data.read(train, rows))
     assert noisy.shape == clean.shape
     assert noisy.min() >= 0
     assert noisy.max() <= 1
+
+
+def test_a_share_of_the_training_images_gets_no_noise(home: Path) -> None:
+    train, config = images(home, 1000).train, noise(kinds=[{"kind": "gaussian"}])
+    rows, spare = np.arange(train.count), PLAIN.model_copy(update={"clean_share": 0.3})
+    (noisy, clean), (plain, _) = (corruption.fresh(train, rows, config, each, 0, 0) for each in (spare, PLAIN))
+    np.testing.assert_array_equal(clean, data.read(train, rows))
+    spared = (noisy == clean).all(axis=(1, 2, 3))
+    assert spared.mean() == pytest.approx(0.3, abs=0.06)
+    np.testing.assert_array_equal(noisy[~spared], plain[~spared])
+
+
+def test_a_share_of_the_training_images_are_windows_of_pages_of_four(home: Path) -> None:
+    train = images(home, 1000).train
+    rows, config = np.arange(train.count), PLAIN.model_copy(update={"page_share": 0.5})
+    noisy, clean = corruption.fresh(train, rows, noise(kinds=[{"kind": "poisson", "peak": 1e9}]), config, 0, 0)
+    assert np.abs(noisy - clean).max() < 0.01
+    whole = data.read(train, rows)
+    windows = np.flatnonzero((clean != whole).any(axis=(1, 2, 3)))
+    assert len(windows) / train.count == pytest.approx(0.5, abs=0.07)
+    cuts = {_cut_of(whole, clean[window]) for window in windows[:50]}
+    assert None not in cuts
+    assert len(cuts) > 20
+
+
+def _cut_of(whole: Images, window: Images) -> tuple[int, int] | None:
+    """Where the four images of a window meet: the parts above left and below right of it are corners of images."""
+    for top in range(8):
+        for left in range(8):
+            ends = (whole[:, top:, left:] == window[: 8 - top, : 8 - left]).all(axis=(1, 2, 3)).any()
+            starts = (whole[:, :top, :left] == window[8 - top :, 8 - left :]).all(axis=(1, 2, 3)).any()
+            if ends and starts:
+                return top, left
+    return None
 
 
 def test_each_pass_visits_every_image_once_in_an_order_of_its_own(home: Path) -> None:

@@ -9,17 +9,20 @@ from hypothesis import strategies as st
 
 from dae import gate
 from dae.config import ChampionPolicy, GateConfig, WorksPolicy
-from dae.records import Quality, Scores, SplitScores
+from dae.records import CleanInput, Quality, Scores, SplitScores
 from dae.verdicts import Compared, Comparison, Evidence, Opponent, Rival, Trial, Verdict
 
 KINDS = ("gaussian", "salt_and_pepper", "poisson", "speckle")
 ERRORS = st.floats(0, 0.2)
+LEFT_ALONE = CleanInput(images=0.0001, borders=0.0001, constants=0, bars=0, own_output=0.0001)
+CLEAN = [f"clean_{name}" for name in CleanInput.model_fields]
 ANY = st.floats(0, 0.02) | st.sampled_from([math.nan, math.inf, -math.inf])
 POLICIES = st.builds(
     GateConfig,
     max_val_mse=st.none() | st.floats(1e-4, 0.2),
     max_val_mse_per_kind=st.dictionaries(st.sampled_from(KINDS), st.floats(1e-4, 0.2)),
     beat_nothing=st.booleans(),
+    clean_input=st.none() | st.floats(1e-5, 0.1),
     champion=st.none()
     | st.builds(ChampionPolicy, tolerance=st.floats(-0.5, 0.5), tolerance_per_kind=st.none() | st.floats(-0.5, 0.5)),
     works=st.none() | st.builds(WorksPolicy, any_size=st.booleans(), max_latency_ms=st.none() | st.floats(0.1, 10)),
@@ -44,7 +47,9 @@ def scored(
         per_kind={kind: quality(mse) for kind, mse in model.items()},
         per_kind_nothing={kind: quality(mse) for kind, mse in nothing.items()},
     )
-    return Scores(model_uri="models:/m-1", validation=validation, test=validation, images_per_second=1)
+    return Scores(
+        model_uri="models:/m-1", validation=validation, test=validation, images_per_second=1, clean_input=LEFT_ALONE
+    )
 
 
 NO_CHAMPION = Opponent()
@@ -89,7 +94,8 @@ def test_a_model_below_the_limit_and_better_than_nothing_on_every_kind_is_promot
     assert verdict.word == "promoted"
     assert verdict.reasons == ()
     names = [check.name for check in verdict.checks]
-    assert names == ["val_mse", *(f"val_mse_{kind}" for kind in KINDS), "loads", "checksum", "outputs", "other_size"]
+    works = ["loads", "checksum", "outputs", "other_size"]
+    assert names == ["val_mse", *(f"val_mse_{kind}" for kind in KINDS), *CLEAN, *works]
     assert all(check.passed for check in verdict.checks)
 
 
@@ -102,6 +108,25 @@ def test_a_pooled_error_above_the_limit_is_refused_with_value_limit_and_source()
     assert (verdict.promoted, verdict.word) == (False, "refused")
     assert verdict.reasons == ("val_mse: 0.00700 is above 0.00690 (gate.max_val_mse)",)
     assert (verdict.checks[0].value, verdict.checks[0].limit, verdict.checks[0].passed) == (0.0070, 0.0069, False)
+
+
+@pytest.mark.parametrize("name", CleanInput.model_fields)
+@pytest.mark.parametrize("value", [0.00051, math.nan, math.inf])
+def test_a_model_that_changes_what_holds_no_noise_is_refused(name: str, value: float) -> None:
+    found = scored().model_copy(update={"clean_input": LEFT_ALONE.model_copy(update={name: value})})
+    assert failed(judge(found, GateConfig(clean_input=0.0005))) == [f"clean_{name}"]
+    assert judge(found, GateConfig(clean_input=None)).promoted
+
+
+def test_scores_that_do_not_say_what_becomes_of_clean_images_are_refused() -> None:
+    found = scored().model_copy(update={"clean_input": None})
+    assert failed(judge(found, GateConfig())) == CLEAN
+    assert judge(found, GateConfig(clean_input=None)).promoted
+
+
+def test_leaving_clean_images_alone_is_not_enough() -> None:
+    policy = GateConfig(max_val_mse=None, beat_nothing=False, champion=None)
+    assert not judge(scored(), policy).promoted
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +149,8 @@ def test_every_reason_of_a_refusal_is_given() -> None:
 
 def test_an_empty_policy_promotes_nothing() -> None:
     verdict = judge(
-        scored(0.0, dict.fromkeys(KINDS, 0.0)), GateConfig(max_val_mse=None, beat_nothing=False, works=None)
+        scored(0.0, dict.fromkeys(KINDS, 0.0)),
+        GateConfig(max_val_mse=None, clean_input=None, beat_nothing=False, works=None),
     )
     assert not verdict.promoted
     assert verdict.checks == ()
@@ -333,6 +359,7 @@ GENEROUS = st.builds(
     max_val_mse=st.none() | st.floats(0.005, 0.2),
     max_val_mse_per_kind=st.dictionaries(st.sampled_from(KINDS), st.floats(0.005, 0.2)),
     beat_nothing=st.booleans(),
+    clean_input=st.none() | st.floats(1e-5, 0.1),
     champion=st.none()
     | st.builds(ChampionPolicy, tolerance=st.floats(-0.05, 0.5), tolerance_per_kind=st.none() | st.floats(-0.05, 0.5)),
     works=st.none()

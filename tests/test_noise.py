@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 from scipy import stats
 
@@ -22,7 +24,9 @@ from dae.noise import (
     Poisson,
     SaltAndPepper,
     Speckle,
+    as_8bit,
     corrupt,
+    groups,
 )
 from dae.ranges import AmountRange, Range
 
@@ -398,12 +402,29 @@ def test_the_same_generator_gives_the_same_pixels_and_another_gives_others() -> 
     assert not np.array_equal(one, other)
 
 
-def test_clipping_changes_nothing_but_what_lies_outside_0_to_1() -> None:
+def test_an_image_as_in_a_file_is_the_drawn_one_clipped_and_rounded_and_survives_a_png(tmp_path: Path) -> None:
     x = textured(60)
-    (raw, _), (clipped, _) = (corrupt(x, FOUR, generator(), clip=clip) for clip in (False, True))
+    (raw, drawn), (filed, same) = (corrupt(x, FOUR, generator(), file_share=share) for share in (0, 1))
     assert raw.min() < 0
     assert raw.max() > 1
-    np.testing.assert_array_equal(clipped, np.clip(raw, 0, 1))
+    np.testing.assert_array_equal(filed, as_8bit(raw))
+    np.testing.assert_array_equal(drawn, same)
+    assert np.abs(filed - np.clip(raw, 0, 1)).max() <= 0.5 / 255 + 1e-6
+    Image.fromarray((filed[0, ..., 0] * 255).round().astype(np.uint8)).save(tmp_path / "noisy.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "noisy.png")) / np.float32(255), filed[0, ..., 0])
+
+
+def test_each_image_is_as_drawn_or_as_in_a_file_by_the_share_and_numbered_so() -> None:
+    x = textured(2000)
+    (raw, kinds), (mixed, drawn) = (corrupt(x, FOUR, generator(), file_share=share) for share in (0, 0.3))
+    filed = drawn >= len(FOUR)
+    assert filed.mean() == pytest.approx(0.3, abs=0.04)
+    np.testing.assert_array_equal(drawn - len(FOUR) * filed, kinds)
+    np.testing.assert_array_equal(mixed[filed], as_8bit(raw[filed]))
+    np.testing.assert_array_equal(mixed[~filed], raw[~filed])
+    assert list(groups(FOUR, 0.3)) == [*groups(FOUR, 0), *groups(FOUR, 1)]
+    assert sum(groups(FOUR, 0.3).values()) == pytest.approx(1)
+    assert [abs(np.corrcoef(filed, kinds == index)[0, 1]) < 0.1 for index in range(4)] == [True] * 4
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])

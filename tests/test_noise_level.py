@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from dae import corruption, data, noise_level
 from dae.config import DataConfig, NoiseConfig
 from dae.noise import Gaussian, Images, Noise
 from dae.photographs import located
-from dae.records import NoisySet, TrainedOn
+from dae.records import Concern, NoisySet, TrainedOn
 
 PHOTOGRAPHS = located((("chelsea.png", "coffee.png", "rocket.jpg"),))
 
@@ -24,9 +27,16 @@ def noisy(image: Images, variance: float) -> Images:
     return np.asarray(Gaussian(variance=variance)(image[None], np.random.default_rng(0))[0], np.float32)
 
 
-def said(image: Images, trained: TrainedOn) -> list[str]:
+def concerns(image: Images, trained: TrainedOn) -> list[Concern]:
     sample = [np.asarray(part, np.float32) for part in noise_level.patches(image, trained.image_shape[:2])]
-    return noise_level.concerns(sample, float(image.max()), trained)
+    return noise_level.concerns(sample, image.shape, float(image.max()), trained)
+
+
+def said(image: Images, trained: TrainedOn) -> list[str]:
+    """What is said of noise and intensities."""
+    return [
+        str(concern) for concern in concerns(image, trained) if concern.about in ("noise", "clipping", "intensities")
+    ]
 
 
 def validation(noise: NoiseConfig, limit: int = 400) -> NoisySet:
@@ -39,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedOn:
     """MNIST under the default noise."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAE_HOME", str(tmp_path_factory.mktemp("home")))
-        return noise_level.trained_on(validation(NoiseConfig()))
+        return noise_level.trained_on(validation(NoiseConfig(file_share=0)))
 
 
 @pytest.mark.parametrize("variance", [0.001, 0.01, 0.1])
@@ -53,7 +63,7 @@ def test_the_estimate_on_patches_of_a_photograph_is_that_of_the_whole(index: int
 
 @pytest.mark.parametrize("variance", [0.02, 0.1, 0.4])
 def test_the_estimate_on_mnist_and_on_photographs_agrees(variance: float) -> None:
-    stored = validation(NoiseConfig(kinds=(Gaussian(variance=variance),)))
+    stored = validation(NoiseConfig(kinds=(Gaussian(variance=variance),), file_share=0))
     found = noise_level.trained_on(stored)
     assert found.noise_sigma[0] < variance**0.5 < found.noise_sigma[1]
     for index in range(3):
@@ -70,7 +80,7 @@ def test_it_is_the_frozen_images_that_are_measured(trained: TrainedOn) -> None:
 
 @pytest.mark.parametrize("kind", NoiseConfig().kinds, ids=lambda kind: kind.kind)
 def test_nothing_is_said_of_images_as_they_were_trained_on(trained: TrainedOn, kind: Noise) -> None:
-    stored = validation(NoiseConfig(kinds=(kind,), seed=1))
+    stored = validation(NoiseConfig(kinds=(kind,), seed=1, file_share=0))
     images, _, _ = corruption.read_block(stored, slice(None))
     clipped = np.round(np.clip(images, 0, 1) * 255) / np.float32(255)
     assert trained.unclipped
@@ -82,7 +92,7 @@ def test_nothing_is_said_of_images_as_they_were_trained_on(trained: TrainedOn, k
         assert sum(map(bool, told)) <= 0.03 * len(told)
     as_trained = trained.model_copy(update={"unclipped": False})
     assert sum(bool(said(image, as_trained)) for image in clipped) <= 0.03 * len(clipped)
-    assert noise_level.concerns(list(images[:64]), float(images.max()), trained) == []
+    assert noise_level.concerns(list(images[:64]), (28, 28, 1), float(images.max()), trained) == []
 
 
 def test_too_much_and_too_little_noise_is_told(trained: TrainedOn) -> None:
@@ -135,7 +145,7 @@ def test_nothing_is_said_of_images_too_small_to_show_their_noise(shape: tuple[in
     usual = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
     assert said(np.full(shape, 0.5, np.float32), usual) == []
     tiny = TrainedOn(image_shape=(8, 8, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
-    assert len(said(np.full((40, 40, 1), 0.5, np.float32), tiny)) == 1
+    assert len(said(noisy(np.full((40, 40, 1), 0.5, np.float32), 0.0004), tiny)) == 1
 
 
 def test_patches_are_spread_over_the_whole_image_and_no_larger_than_it() -> None:
@@ -144,3 +154,70 @@ def test_patches_are_spread_over_the_whole_image_and_no_larger_than_it() -> None
     assert {part.shape for part in found} == {(28, 5, 1)}
     assert found[0][0, 0, 0] == 0
     assert found[-1][-1, -1, 0] == image[-1, -1, 0]
+
+
+def framed(image: Images, value: float) -> Images:
+    """A picture in the middle of a page nine times its size."""
+    height, width, channels = image.shape
+    page = np.full((3 * height, 3 * width, channels), value, np.float32)
+    page[height : 2 * height, width : 2 * width] = image
+    return page
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("index", range(3))
+def test_blank_paper_and_bars_do_not_count(index: int, value: float, tmp_path: Path) -> None:
+    image = np.clip(noisy(photograph(index), 0.01), 0, 1)
+    size = (28, 28)
+    whole, page = (
+        [np.asarray(part, np.float32) for part in noise_level.patches(each, size)]
+        for each in (image, framed(image, value))
+    )
+    assert noise_level.level(page) == pytest.approx(noise_level.level(whole), rel=0.15)
+    pixels = np.rint(framed(image, value) * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "page.jpg", quality=90)  # its bars are no longer of one value
+    stored = np.asarray(Image.open(tmp_path / "page.jpg"), np.float32) / 255
+    parts = [np.asarray(part, np.float32) for part in noise_level.patches(stored, size)]
+    assert noise_level.level(parts) == pytest.approx(noise_level.level(whole), rel=0.35)
+
+
+def about(image: Images, trained: TrainedOn) -> dict[str, bool]:
+    return {concern.about: concern.harmful for concern in concerns(image, trained)}
+
+
+def test_other_channels_would_do_harm_unless_they_are_equal(trained: TrainedOn) -> None:
+    grey = noisy(photograph(0), 0.02)[..., :1]
+    colour = TrainedOn(image_shape=(28, 28, 3), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
+    assert about(noisy(photograph(0), 0.02), trained)["channels"]
+    assert "channels" not in about(np.repeat(grey, 3, axis=2), trained)
+    assert about(grey, colour)["channels"]
+
+
+def test_noise_far_outside_would_do_harm_and_noise_just_outside_is_told() -> None:
+    usual = TrainedOn(image_shape=(28, 28, 3), noise_sigma=(0.08, 0.12), intensity=(0.0, 1.0))
+    found = {sigma: about(noisy(0.5 + 0 * photograph(0), sigma**2), usual) for sigma in (0.01, 0.05, 0.1, 0.18, 0.3)}
+    assert found == {
+        0.01: {"noise": True},
+        0.05: {"noise": False},
+        0.1: {},
+        0.18: {"noise": False},
+        0.3: {"noise": True},
+    }
+
+
+def test_size_is_told_of_models_of_whole_images_alone(trained: TrainedOn) -> None:
+    image = noisy(photograph(0)[..., :1], 0.02)
+    told = {windows: about(image, trained.model_copy(update={"windows": windows})) for windows in (True, False, None)}
+    assert ["size" in each for each in told.values()] == [False, True, False]
+    assert not told[False]["size"]
+
+
+def test_bright_paper_is_told_to_a_model_of_bright_ink() -> None:
+    trained = noise_level.trained_on(validation(NoiseConfig()))
+    stored = validation(NoiseConfig(seed=2))
+    images, _, _ = corruption.read_block(stored, slice(None))
+    clipped = np.clip(images, 0, 1)
+    assert sum("brightness" in about(image, trained) for image in clipped) <= 0.03 * len(clipped)
+    inverted = [concerns(np.asarray(1 - image, np.float32), trained) for image in clipped]
+    told = [any(c.about == "brightness" and "invert it" in c.advice for c in each) for each in inverted]
+    assert np.mean(told) >= 0.97

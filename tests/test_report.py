@@ -28,7 +28,7 @@ def version(
     policy: GateConfig, event: Literal["promoted", "refused", "forced"] | None = None, **fields: Any
 ) -> ModelVersion:
     """Return what became of version 7 under a policy without a trial: what the gate says, or what a person made of it."""
-    verdict = gate.judge(Evidence(scores=scores()), policy.model_copy(update={"works": None}))
+    verdict = gate.judge(Evidence(scores=scores()), policy.model_copy(update={"works": None, "clean_input": None}))
     decision = Decision(event=event or verdict.word, verdict=verdict, who="ada", **fields)
     return ModelVersion(name="dae", version="7", model_uri="models:/m-1", decision=decision, aliases=())
 
@@ -44,6 +44,31 @@ def test_the_table_has_a_line_for_each_kind_and_one_for_all() -> None:
         ("all", "100", "0.00351", "0.03900", "24.1 dB", "0.913", "0.00362"),
     ]
     assert {len(row) for row in rows(scores())} == {len(HEADER)}
+
+
+def test_images_as_drawn_and_as_in_files_have_lines_of_their_own() -> None:
+    split = SplitScores(
+        pooled=quality(0.003, 400),
+        pooled_nothing=quality(0.03, 400),
+        per_kind={
+            "gaussian": quality(0.004, 100),
+            "poisson": quality(0.001, 100),
+            "gaussian_8bit": quality(0.006, 200),
+        },
+        per_kind_nothing={
+            "gaussian": quality(0.05, 100),
+            "poisson": quality(0.001, 100),
+            "gaussian_8bit": quality(0.04, 200),
+        },
+    )
+    found = list(rows(Scores(model_uri="models:/m-1", validation=split, test=split, images_per_second=1)))
+    assert [row[:4] for row in found][2:] == [
+        ("gaussian, 8-bit", "200", "0.00600", "0.04000"),
+        ("all, as drawn", "200", "0.00250", "0.02550"),
+        ("all, 8-bit", "200", "0.00600", "0.04000"),
+        ("all", "400", "0.00300", "0.03000"),
+    ]
+    assert [row[6] for row in found][3] == "0.00250"
 
 
 def test_scores_with_a_hole_are_reported_with_a_hole() -> None:

@@ -16,7 +16,6 @@ from dae.cli import options
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from dae.denoising import Outcome
     from dae.file_plan import Job
 
 
@@ -48,6 +47,13 @@ def denoise(
     tile: Annotated[
         int, typer.Option(min=64, help="Side in pixels of the tiles that large images are cut into.")
     ] = 512,
+    strength: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the restored image in the output; the rest is the input as it came."),
+    ] = 1.0,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Restore also images that the model would likely harm.")
+    ] = False,
 ) -> None:
     """Restore image files with a stored model; format, type, size, alpha and range stay as they are."""
     with stopping.stoppable(), options.reported():
@@ -55,7 +61,7 @@ def denoise(
         if dry_run:
             done = _describe(jobs, model, overwrite=overwrite)
         else:
-            done = _restore(jobs, model, output, tile, overwrite=overwrite)
+            done = restore_files(jobs, model, output, tile, strength, overwrite=overwrite, anyway=anyway)
     if not done:
         raise typer.Exit(options.ERROR)
 
@@ -95,22 +101,38 @@ def _describe(jobs: Sequence[Job], model: str, *, overwrite: bool) -> bool:
     return not failed
 
 
-def _restore(jobs: Sequence[Job], model: str, output: Path, tile: int, *, overwrite: bool) -> bool:
+def restore_files(
+    jobs: Sequence[Job],
+    model: str,
+    output: Path,
+    tile: int = 512,
+    strength: float = 1.0,
+    *,
+    overwrite: bool = False,
+    anyway: bool = False,
+) -> bool:
     """Restore the files one after the other; return whether all of them are done."""
     from dae import denoising
 
-    denoiser = denoising.load(model, tile=tile)
+    denoiser = denoising.load(model, tile=tile, strength=strength)
+    concerns = denoising.Concerns()
     failed = 0
     with _progress(len(jobs)) as bar:
         (task,) = bar.task_ids
         for number, job in enumerate(jobs):
             bar.update(task, description=job.input.name)
             outcome = denoising.denoise_file(
-                denoiser, job, overwrite=overwrite, progress=lambda share: bar.advance(task, share)
+                denoiser,
+                job,
+                overwrite=overwrite,
+                anyway=anyway,
+                progress=lambda share: bar.advance(task, share),
             )
             bar.update(task, completed=number + 1)
-            _tell(bar, outcome)
+            _tell(bar, concerns.error(outcome), concerns.new(outcome))
             failed += outcome.error is not None
+    if total := concerns.total(len(jobs)):
+        _tell_warning(total)
     left = f", {failed} not done" if failed else ""
     typer.echo(f"{_files(len(jobs) - failed)} restored with {denoiser.name} to {output}{left}.")
     return not failed
@@ -129,17 +151,22 @@ def _progress(files: int) -> Iterator[Progress]:
         yield bar
 
 
-def _tell(bar: Progress, outcome: Outcome) -> None:
+def _tell(bar: Progress, error: str | None, warnings: Sequence[str]) -> None:
     from rich.text import Text
 
-    if outcome.error:
-        bar.console.print(Text.assemble(("error: ", "red"), outcome.error), soft_wrap=True)
-    for warning in outcome.warnings:
-        bar.console.print(Text.assemble(("warning: ", "yellow"), f"{outcome.input}: {warning}"), soft_wrap=True)
+    if error:
+        bar.console.print(Text.assemble(("error: ", "red"), error), soft_wrap=True)
+    for warning in warnings:
+        bar.console.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
 
 
 def _tell_error(message: str) -> None:
     typer.secho("error: ", fg="red", err=True, nl=False)
+    typer.echo(message, err=True)
+
+
+def _tell_warning(message: str) -> None:
+    typer.secho("warning: ", fg="yellow", err=True, nl=False)
     typer.echo(message, err=True)
 
 

@@ -16,7 +16,7 @@ from dae.cli import flow_runs, options
 
 if TYPE_CHECKING:
     from dae.config import PipelineConfig
-    from dae.verdicts import PipelineResult
+    from dae.verdicts import ModelVersion, PipelineResult
 
 
 def train(
@@ -49,6 +49,7 @@ def train(
 
         links = {"MLflow": tracking.page(result.run_id)}
         outcomes.write(outcomes.of(result, links, time.time() - started), summary, junit)
+        _show_examples(resolved, result.version)
         _print_next(result.version.name)
     if not result.version.decision.promoted:
         raise typer.Exit(options.REFUSED)
@@ -105,6 +106,29 @@ def _print(result: PipelineResult, total: float) -> None:
     rest = total - sum(result.seconds.values())
     console.print(f"Time: {total:.0f} s ({parts}, everything else {rest:.1f})", soft_wrap=True)
     console.print(f"MLflow run {result.run_id} at {escape(tracking.store_uri())}", soft_wrap=True)
+
+
+def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
+    """Write noisy files of the test set and restore them as a person would; what goes wrong does not change the outcome."""
+    from dae import examples, file_plan, store
+    from dae.cli.denoise import restore_files
+    from dae.denoising import CHAMPION
+    from dae.pixels import DataError
+
+    folder = store.cache() / "examples" / f"{version.name}-{version.version}"
+    noisy, restored = folder / "noisy", folder / "restored"
+    model = f"models:/{version.name}/{version.version}"
+    if version.decision.promoted and version.name == options.MODEL_NAME:
+        model = CHAMPION
+    shown = [shlex.quote(commands.shown(path)) for path in (noisy, restored)]
+    of_model = "" if model == CHAMPION else f" --model {shlex.quote(model)}"
+    try:
+        files = examples.write_noisy(config, noisy)
+        typer.echo(f"\nExamples: {len(files)} noisy files made of the test images, restored by")
+        typer.echo(f"  {commands.dae(f'denoise {shown[0]} -o {shown[1]} --overwrite{of_model}')}")
+        restore_files(file_plan.plan([str(noisy)], restored), model, Path(commands.shown(restored)), overwrite=True)
+    except (OSError, DataError) as error:
+        typer.echo(f"warning: no examples: {error}", err=True)
 
 
 def _print_next(name: str) -> None:
