@@ -17,8 +17,8 @@ from dae import rng
 SCALE = 4
 """Work at the deepest scale is done on cells of so many pixels a side."""
 GLOBAL_WIDTH = 64
-FLAT = 5
-"""Side of a block of pixels in which there is no noise if all have one value."""
+BLANK = 5
+"""Side of a block of pixels whose middle is blank, and holds no noise, if all have one value."""
 
 
 def unet(
@@ -46,10 +46,10 @@ def unet(
     -----
     A residual U-Net (Ronneberger et al., 2015; He et al., 2016) that does no work at full resolution. Three parts are for the
     noise at hand. The exact values some noise leaves, 0, 1 and what lies outside, are marked for the first layer. A global
-    vector, pooled after the first block, scales and shifts the channels of every later one (FiLM, Perez et al., 2018). The
-    output is a blend, weighted for every pixel, of a new value and the clipped input, so that an image that is nearly clean
-    passes. A block of pixels of just one value stays as it is: noise would have changed some of them. So black bars and empty
-    ground stay empty, whatever the network was trained on.
+    vector, pooled after the first block over all that is not blank, scales and shifts the channels of every later one (FiLM,
+    Perez et al., 2018). The output is a blend, weighted for every pixel, of a new value and the clipped input, so that an image
+    that is nearly clean passes. What is blank stays as it is, since noise would have changed some of it: pixels amid others of
+    just their value, and rows and columns of one value. So bars and empty ground stay empty whatever it was trained on.
     The last convolution of each residual block starts at zero, so that the network starts as a shallow one. Resolution is
     regained by sub-pixel convolution (Shi et al., 2016), which is faster than a transposed one.
     Every layer has a name of its own: one that Keras counts up depends on what the process built before, and TensorFlow
@@ -60,16 +60,20 @@ def unet(
     rows, crop_rows = _padding(noisy[0, :, 0, 0])
     columns, crop_columns = _padding(noisy[0, 0, :, 0])
     y = _take(noisy, rows, columns)
-    flat = _flat(y)
+    blank = _blank(y)
     clipped = ops.clip(y, 0.0, 1.0)
     marks = [ops.equal(y, 0.0), ops.greater_equal(y, 1.0), ops.equal(y, 1.0), ops.less(y, 0.0)]
     features = layers.Concatenate(name="features")([y, clipped, *(ops.cast(mark, "float32") for mark in marks)])
 
     stem = layers.Conv2D(width, 2, strides=2, kernel_initializer=GlorotUniform(next(seeds)), name="stem")(features)
     x = _residual("encoder_1", stem, seeds)
+    # The blank part of a page or a letterbox says nothing of the noise, so it does not count.
+    counted = ops.cast(ops.logical_not(ops.all(blank, axis=-1, keepdims=True)), "float32")
+    share = layers.GlobalAveragePooling2D(name="pooled_share")(counted) + 1e-6
+    maps = layers.ReLU(name="pooled_relu")(x) * ops.average_pool(counted, 2, 2)
     pooled = [
-        layers.GlobalAveragePooling2D(name="pooled_maps")(layers.ReLU(name="pooled_relu")(x)),
-        layers.GlobalAveragePooling2D(name="pooled_features")(features),
+        layers.GlobalAveragePooling2D(name="pooled_maps")(maps) / share,
+        layers.GlobalAveragePooling2D(name="pooled_features")(features * counted) / share,
     ]
     vector = layers.Concatenate(name="pooled")(pooled)
     for name in ("pooled_dense", "noise"):
@@ -88,7 +92,7 @@ def unet(
 
     x = _finer(layers.ReLU(name="out_relu")(x), 2 * channels, seeds, name="out", dtype="float32")
     value, keep = x[..., :channels], ops.sigmoid(x[..., channels:])
-    restored = ops.where(flat, clipped, ops.clip(value + keep * (clipped - value), 0.0, 1.0))
+    restored = ops.where(blank, clipped, ops.clip(value + keep * (clipped - value), 0.0, 1.0))
     return keras.Model(noisy, _take(restored, crop_rows, crop_columns), name="unet")
 
 
@@ -116,10 +120,16 @@ def _finer(x: Any, size: int, seeds: Iterator[int | None], **options: Any) -> An
     return ops.depth_to_space(layers.Conv2D(4 * size, 1, kernel_initializer=start, **options)(x), 2)
 
 
-def _flat(images: Any) -> Any:
-    """Return which pixels lie in a block of one value."""
-    highest, lowest = ops.max_pool(images, FLAT, 1, padding="same"), -ops.max_pool(-images, FLAT, 1, padding="same")
-    return ops.max_pool(ops.cast(ops.equal(highest, lowest), "float32"), FLAT, 1, padding="same") > 0
+def _blank(images: Any) -> Any:
+    """Return which pixels are blank.
+
+    Corners of a block are not: noise such as speckle can set single pixels of a stroke to the value of the ground beside it.
+    """
+    blank = ops.equal(ops.max_pool(images, BLANK, 1, padding="same"), -ops.max_pool(-images, BLANK, 1, padding="same"))
+    for axis in (1, 2):
+        line = ops.equal(ops.max(images, axis=axis, keepdims=True), ops.min(images, axis=axis, keepdims=True))
+        blank = ops.logical_or(blank, line)
+    return blank
 
 
 def _padding(line: Any) -> tuple[Any, Any]:

@@ -109,3 +109,42 @@ def test_the_first_weights_depend_on_the_seed_alone(config: ModelConfig, monkeyp
     assert weights(3) == asked == expected
     assert weights(4) != asked
     assert weights(None) != asked
+
+
+def shaken_unet(channels: int = 1) -> keras.Model:
+    """A network of arbitrary weights: what it leaves alone then, it leaves alone by its making, not by training."""
+    model = small_unet(channels)
+    draw = np.random.default_rng(4)
+    model.set_weights([weights + draw.normal(0, 0.3, weights.shape) for weights in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("value", [0, 0.25, 1])
+@pytest.mark.parametrize("size", SIZES)
+def test_unet_leaves_images_of_one_value_alone(size: tuple[int, int], value: float, channels: int) -> None:
+    image = np.full((1, *size, channels), value, np.float32)
+    np.testing.assert_array_equal(shaken_unet(channels).predict_on_batch(image), image)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_unet_leaves_bars_alone_to_the_last_pixel_and_does_not_let_them_change_the_picture(value: float) -> None:
+    model = shaken_unet()
+    picture = np.random.default_rng(0).uniform(0.1, 0.9, (1, 48, 64, 1)).astype(np.float32)
+    small, large = (
+        np.pad(picture, ((0, 0), (rows, rows), (0, 0), (0, 0)), constant_values=value) for rows in (48, 160)
+    )
+    few, many = (np.asarray(model.predict_on_batch(framed)) for framed in (small, large))
+    for restored, rows in ((few, 48), (many, 160)):
+        assert (restored[:, :rows] == value).all()
+        assert (restored[:, -rows:] == value).all()
+        assert not np.array_equal(restored[:, rows:-rows], picture)
+    # However much of an image is blank, its noise is recognised by the rest.
+    np.testing.assert_allclose(few[:, 48:-48], many[:, 160:-160], atol=0.01)
+
+
+def test_unet_restores_to_what_an_image_can_hold() -> None:
+    noisy = np.random.default_rng(0).normal(0.5, 2, (2, 32, 32, 1)).astype(np.float32)
+    restored = shaken_unet().predict_on_batch(noisy)
+    assert restored.min() >= 0
+    assert restored.max() <= 1

@@ -13,6 +13,7 @@ from dae.classical import AnyMethod, Median, Nothing, TotalVariation
 from dae.config import ConfigError, DataConfig, PipelineConfig
 from dae.noise import Images
 from dae.records import ImageSets, NoisySets
+from dae.report import label
 
 CONFIG = PipelineConfig(data=DataConfig(limit=200, validation=100, test_limit=120))
 SMALL = Sizes(tune=16, images=24)
@@ -33,7 +34,7 @@ def test_a_sample_is_spread_over_the_kinds_in_their_proportion(sets: Sets) -> No
     kinds = np.load(sets[1].test.kinds_path)
     rows = baselines.sample(sets[1].test, 24)
     assert len(np.unique(rows)) == 24
-    share = np.bincount(kinds[rows], minlength=4) / 24 - np.bincount(kinds, minlength=4) / 120
+    share = np.bincount(kinds[rows], minlength=8) / 24 - np.bincount(kinds, minlength=8) / 120
     assert np.abs(share).max() < 1.5 / 24
     np.testing.assert_array_equal(baselines.sample(sets[1].test, 10_000), np.arange(120))
 
@@ -45,8 +46,8 @@ def test_tuning_finds_the_best_of_the_grid_on_validation_images(sets: Sets) -> N
     blind, told = baselines.tune(grid, noisy, rows, ignore)
     damaged, clean, kinds = corruption.read_block(noisy, rows)
     errors = {setting: metrics.mse(setting(damaged), clean) for setting in grid}
-    assert blind == (min(grid, key=lambda each: errors[each].mean()),) * 4
-    for kind in range(4):
+    assert blind == (min(grid, key=lambda each: errors[each].mean()),) * 8
+    for kind in range(8):
         assert told[kind] == min(grid, key=lambda each: errors[each][kinds == kind].mean())
     assert len(set(told)) > 1
 
@@ -55,7 +56,7 @@ def test_a_kind_without_images_gets_the_setting_that_is_best_over_all(sets: Sets
     noisy = sets[1].validation
     rows = np.flatnonzero(np.load(noisy.kinds_path) == 1)[:5]
     blind, told = baselines.tune([Median(), TotalVariation()], noisy, rows, ignore)
-    assert told == blind == (Median(),) * 4
+    assert told == blind == (Median(),) * 8
 
 
 def test_a_method_is_scored_blind_and_told_on_the_frozen_pixels(sets: Sets) -> None:
@@ -77,9 +78,9 @@ def test_no_method_is_tuned_on_test_images() -> None:
         baselines.require(["median"], config)
 
 
-@pytest.mark.parametrize("size", [Sizes(tune=3, images=24), Sizes(tune=16, images=3)])
+@pytest.mark.parametrize("size", [Sizes(tune=7, images=24), Sizes(tune=16, images=7)])
 def test_fewer_images_than_kinds_of_noise_are_refused(size: Sizes) -> None:
-    with pytest.raises(ConfigError, match=r"median must be .* one image for each of 4 kinds .*, received \d+ and \d+"):
+    with pytest.raises(ConfigError, match=r"median must be .* one image for each of 8 kinds .*, received \d+ and \d+"):
         baselines.require_sizes({"median": size}, CONFIG)
     baselines.require_sizes({"median": SMALL}, CONFIG)
 
@@ -131,7 +132,7 @@ def test_the_tables_say_which_setting_was_for_what(sets: Sets) -> None:
     settings = list(comparison.settings(found, kinds))
     assert [line[:2] for line in settings] == [
         ("median", "all"),
-        *(("median, told", k.replace("_", " ")) for k in kinds),
+        *(("median, told", label(k)) for k in kinds),
     ]
 
 

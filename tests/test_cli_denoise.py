@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,8 +169,9 @@ def test_a_model_that_is_not_there_is_told_before_any_file(model: str, message: 
     assert not Path("out").exists()
 
 
-@pytest.mark.usefixtures("folder", "mlflow_store")
-def test_the_champion_warns_of_what_it_was_not_trained_on() -> None:
+@pytest.fixture
+def champion(folder: Path, mlflow_store: None) -> None:
+    """A champion of grey images of 28x28 with noise of 0.05 to 0.3."""
     trained = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
     with tracking.run(PipelineConfig(), "none") as run_id:
         _, uri = model_logging.log(run_id, network(), np.zeros((1, 28, 28, 1), np.float32), "dae", trained)
@@ -177,21 +179,69 @@ def test_the_champion_warns_of_what_it_was_not_trained_on() -> None:
     client.create_registered_model("dae")
     client.create_model_version("dae", uri, run_id)
     client.set_registered_model_alias("dae", "champion", "1")
+
+
+@pytest.mark.usefixtures("champion")
+def test_the_champion_says_once_what_it_was_not_made_for_and_leaves_what_it_would_harm() -> None:
     rng = np.random.default_rng(0)
     usual = np.clip(rng.normal(0.5, 0.1, (64, 64)), 0, 1)
     images: dict[str, np.ndarray] = {
         "usual": np.rint(255 * usual).astype(np.uint8),
         "smooth": np.tile(np.arange(64, 128, dtype=np.uint8), (64, 1)),
         "twelve": np.rint(4095 * usual).astype(np.uint16),
+        "again": np.rint(4095 * usual).astype(np.uint16),
     }
     for name, pixels in images.items():
         Path(f"{name}.png").write_bytes(imagecodecs.png_encode(pixels))
-    result = run("usual.png", "smooth.png", "twelve.png", "-o", "out")
-    assert result.exit_code == 0
-    assert result.stdout == "3 files restored with models:/dae/1 to out.\n"
-    smooth, twelve = result.stderr.splitlines()
-    assert smooth.startswith("warning: smooth.png: its noise has a standard deviation of about 0.00")
-    assert "warning: twelve.png: its intensities end at 0.0" in twelve
+    result = run("usual.png", "smooth.png", "twelve.png", "again.png", "-o", "out")
+    assert result.exit_code == 1
+    smooth, twelve, total = result.stderr.splitlines()
+    assert smooth.startswith("error: smooth.png: not restored, since its noise has a standard deviation of about 0.00")
+    assert smooth.endswith("; --anyway restores it all the same")
+    assert twelve.startswith("warning: twelve.png: its intensities end at 0.0")  # and nothing of again.png
+    assert total == "warning: 3 of 4 files are unlike what the model was made for"
+    assert result.stdout == "3 files restored with models:/dae/1 to out, 1 not done.\n"
+    assert sorted(path.name for path in Path("out").iterdir()) == ["again.png", "twelve.png", "usual.png"]
+
+
+@pytest.mark.usefixtures("champion")
+def test_what_a_model_would_harm_is_named_in_short_after_the_first_and_restored_on_request() -> None:
+    Image.fromarray(np.tile(np.arange(64, 128, dtype=np.uint8), (64, 1))).save("smooth.png")
+    shutil.copy("smooth.png", "again.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save("colour.png")
+    refused = run("smooth.png", "again.png", "colour.png", "-o", "out")
+    assert refused.exit_code == 1
+    _, again, colour, total = refused.stderr.splitlines()
+    assert again == "error: again.png: not restored, for the reason above"
+    assert colour.startswith(
+        "error: colour.png: not restored, since it is in colour, the model was trained on images in grey"
+    )
+    assert total == "warning: 3 of 3 files are unlike what the model was made for"
+    assert not any(Path("out").glob("*.png"))
+    done = run("smooth.png", "again.png", "colour.png", "-o", "out", "--anyway")
+    assert done.exit_code == 0
+    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ["warning"] * 3
+    assert done.stdout == "3 files restored with models:/dae/1 to out.\n"
+
+
+def test_strength_blends_the_output_with_the_input(folder: Path, saved: str) -> None:
+    names = ("a.png", "deep/c.tif", "deep/d.npy")
+    for strength, name in (("1", "whole"), ("0.7", "part"), ("0", "none")):
+        assert run("in", "-o", name, "--model", saved, "--strength", strength).exit_code == 0
+    for name in names:
+        given, whole, part, none = (_pixels(Path(place, name)) for place in ("in", "whole", "part", "none"))
+        np.testing.assert_array_equal(none, given)
+        step = 1 if given.dtype.kind == "u" else 1e-6
+        blend = given + 0.7 * (whole.astype(np.float64) - given)
+        np.testing.assert_allclose(part, blend, atol=step)
+        assert not np.array_equal(whole, given)
+    assert run("in", "-o", "x", "--model", saved, "--strength", "1.1").exit_code == 2
+
+
+def _pixels(path: Path) -> np.ndarray:
+    if path.suffix == ".npy":
+        return np.asarray(np.load(path))
+    return np.asarray(tifffile.imread(path) if path.suffix == ".tif" else Image.open(path))
 
 
 def test_a_dry_run_tells_of_every_odd_file_and_place(folder: Path, saved: str) -> None:

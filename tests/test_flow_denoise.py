@@ -67,6 +67,21 @@ def test_a_folder_is_done_once_whatever_happens_to_single_files(champion: str, t
         assert found.size == (9, 9)
 
 
+@pytest.mark.usefixtures("champion")
+def test_what_the_model_would_harm_is_left_unless_it_is_asked_for(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).save(folder / name)
+    with pytest.raises(FilesNotRestored) as caught:
+        denoise_folder(folder, out)
+    first, second = str(caught.value).splitlines()[1:]
+    assert "a.png: not restored, since it is in colour, the model was trained on images in grey" in first
+    assert second == f"{folder / 'b.png'}: not restored, for the reason above"
+    assert not list(out.glob("*.png"))
+    assert denoise_folder(folder, out, anyway=True).restored == 2
+
+
 def test_a_model_that_is_not_there_fails_before_any_file(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(models.ModelError, match="no model models:/dae@nobody"):
@@ -86,14 +101,17 @@ def test_from_the_command_line_it_says_in_one_message_what_became_of_the_files(c
     folder.mkdir()
     Image.fromarray(np.zeros((30, 40), np.uint8)).save(folder / "a.png")
     assert command(str(folder), str(out)) == (0, f"1 file restored with {champion}, 0 done before.\n", "")
-    Image.fromarray(np.full((30, 40), 5, np.uint8)).save(folder / "dark.png")
+    dark = np.random.default_rng(0).integers(0, 6, (30, 40), np.uint8)
+    for name in ("dark.png", "night.png"):
+        Image.fromarray(dark).save(folder / name)
     code, stdout, stderr = command(str(folder), str(out))
-    assert (code, stdout) == (0, f"1 file restored with {champion}, 1 done before.\n")
+    assert (code, stdout) == (0, f"2 files restored with {champion}, 1 done before.\n")
     assert stderr.startswith(f"warning: {folder / 'dark.png'}: its intensities end at 0.0196, ")
-    assert stderr.count("\n") == 1
+    assert stderr.endswith("\nwarning: 2 of 3 files are unlike what the model was made for\n")
+    assert stderr.count("\n") == 2
     (folder / "bad.png").write_bytes(b"bad")
     found = "must be a PNG file; found one that begins with b'bad'"
-    said = f"error: 1 of 3 files were not restored:\n{folder / 'bad.png'}: {found}\n"
+    said = f"error: 1 of 4 files were not restored:\n{folder / 'bad.png'}: {found}\n"
     assert command(str(folder), str(out)) == (1, "", said)
     said = f"error: {folder / 'a.png'}: must not be an input; choose another output\n"
     assert command(str(folder), str(folder)) == (2, "", said)

@@ -103,7 +103,7 @@ def test_the_strengths_are_listed_from_weak_noise_to_strong(images: ImageSet, ki
 def test_the_error_of_handing_images_through_is_the_strengths_whatever_the_configured_one(images: ImageSet) -> None:
     x = data.read(images)
     for kinds in ((Gaussian(), Poisson()), (Gaussian(variance=Range(low=0.1, high=0.2)), Poisson(peak=3))):
-        table = swept(images, NoiseConfig(kinds=kinds), raw=identity)
+        table = swept(images, NoiseConfig(kinds=kinds, file_share=0), raw=identity)
         np.testing.assert_allclose(curve(table, "gaussian", "raw"), STRENGTHS["gaussian"], rtol=0.05)
         np.testing.assert_allclose(
             curve(table, "poisson", "raw"), [x.mean() / peak for peak in STRENGTHS["poisson"]], rtol=0.05
@@ -120,7 +120,7 @@ def test_everyone_restores_the_same_pixels_and_nothing_is_the_clipped_image(imag
 
         return denoise
 
-    table = swept(images, NoiseConfig(), one=clipping("one"), two=clipping("two"))
+    table = swept(images, NoiseConfig(file_share=0), one=clipping("one"), two=clipping("two"))
     for first, second in zip(*seen.values(), strict=True):
         np.testing.assert_array_equal(first, second)
     for kind in STRENGTHS:
@@ -139,7 +139,7 @@ def test_a_sweep_is_reproducible_and_depends_on_seed_split_clipping_and_count(im
             (config, "test", 1000),  # more than there are
             (config.model_copy(update={"seed": 1}), "test", 60),
             (config, "validation", 60),
-            (config.model_copy(update={"clip": True}), "test", 60),
+            (config.model_copy(update={"file_share": 1.0}), "test", 60),
             (config, "test", 20),
         ]
     ]
@@ -222,7 +222,7 @@ def test_a_model_that_does_not_exist_is_refused_by_its_uri(uri: str) -> None:
 
 def test_a_figure_has_a_panel_for_each_kind_whatever_their_number(images: ImageSet) -> None:
     kinds = (Gaussian(), Poisson(), Speckle())
-    table = swept(images, NoiseConfig(kinds=kinds), raw=identity)
+    table = swept(images, NoiseConfig(kinds=kinds, file_share=0), raw=identity)
     trained = {"raw": {"gaussian": Range(low=0.01, high=0.2), "poisson": "grey_levels", "speckle": 0.5}}
     drawn: Figure = figures.strengths(table, trained)
     assert [axis.get_title() for axis in drawn.axes] == ["gaussian", "poisson", "speckle"]

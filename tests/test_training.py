@@ -19,6 +19,7 @@ import pytest
 from dae import config_files, corruption, data, training
 from dae.checkpoint import Checkpoint, CheckpointError
 from dae.config import PipelineConfig
+from dae.muon import Muon
 from dae.records import ImageSets, NoisySets
 
 Prepared = tuple[PipelineConfig, ImageSets, NoisySets]
@@ -94,7 +95,9 @@ def test_training_noise_is_the_same_whatever_the_batch_size(prepare: Callable[..
 
 
 def test_training_noise_is_fresh_every_epoch(prepare: Callable[..., Prepared]) -> None:
-    prepared = prepare("train.drop_last=false", "noise.kinds=[{kind: gaussian}]")
+    prepared = prepare(
+        "train.drop_last=false", "train.clean_share=0", "noise.kinds=[{kind: gaussian}]", "noise.file_share=0"
+    )
     steps = training.NoisyBatches(*prepared).steps
     residuals = []
     for epoch in (0, 1):
@@ -105,7 +108,7 @@ def test_training_noise_is_fresh_every_epoch(prepare: Callable[..., Prepared]) -
 
 
 def test_every_training_image_is_seen_once_an_epoch(prepare: Callable[..., Prepared]) -> None:
-    prepared = prepare("train.drop_last=false")
+    prepared = prepare("train.drop_last=false", "train.page_share=0")
     steps = training.NoisyBatches(*prepared).steps
     everything = np.sort(data.read(prepared[1].train).reshape(220, -1), axis=0)
     for epoch in (0, 1):
@@ -258,3 +261,45 @@ def test_an_epoch_of_fewer_steps_goes_through_the_same_batches(prepare: Callable
     pieces = [pixels(short, range(4), first_epoch=epoch) for epoch in range(3)]
     for whole, parts in zip(passes, zip(*pieces, strict=True), strict=True):
         np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+def test_the_optimizer_is_the_configured_one(prepare: Callable[..., Prepared]) -> None:
+    found = {name: training.compiled(*prepare(f"train.optimizer={name}")[:2]).optimizer for name in ("muon", "adam")}
+    assert isinstance(found["muon"], Muon)
+    assert type(found["adam"]) is keras.optimizers.Adam
+
+
+def test_muon_learns_every_direction_of_a_kernel_at_the_same_rate_and_the_rest_as_adam_does() -> None:
+    kernel = keras.Variable(np.zeros((3, 3, 4, 6), np.float32), name="kernel")
+    bias = keras.Variable(np.zeros(6, np.float32), name="bias")
+    optimizer = Muon(0.01, weight_decay=None, adam_weight_decay=None)
+    optimizer.build([kernel, bias])
+    rng = np.random.default_rng(0)
+    gradients = [rng.normal(size=(3, 3, 4, 6)) * 10.0 ** np.linspace(-1, 0.5, 6), rng.normal(size=6)]
+    optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32") for gradient in gradients])
+    step = -np.asarray(kernel).reshape(36, 6)
+    lengths = np.linalg.svd(step, compute_uv=False)
+    assert lengths.max() / lengths.min() < 3  # of the gradient it is above 20
+    assert np.sqrt(np.mean(step**2)) == pytest.approx(0.01 * 0.2, rel=0.4)
+    np.testing.assert_allclose(np.abs(np.asarray(bias)), 0.01, rtol=1e-3)
+
+
+def test_patches_are_not_cut_from_pages(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    for index in range(12):
+        pixels = np.random.default_rng(index).integers(0, 256, (32, 48), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index}.png")
+    prepared = prepare(
+        f"data.source={tmp_path / 'photos'}",
+        "data.patch=16",
+        "data.validation=0.2",
+        "data.limit=null",
+        "train.page_share=1",
+        "train.clean_share=0",
+        "train.batch_size=16",
+    )
+    _, clean = training.NoisyBatches(*prepared)[0]
+    patches = data.read(prepared[1].train)
+    assert all((patches == patch).all(axis=(1, 2, 3)).any() for patch in clean)
