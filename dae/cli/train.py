@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import time
 from collections.abc import Iterator
@@ -122,6 +123,7 @@ def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
         model = CHAMPION
     shown = [shlex.quote(commands.shown(path)) for path in (noisy, restored)]
     of_model = "" if model == CHAMPION else f" --model {shlex.quote(model)}"
+    logging.disable(logging.INFO)  # what was said of images and noise before
     try:
         files = examples.write_noisy(config, noisy)
         typer.echo(f"\nExamples: {len(files)} noisy files made of the test images, restored by")
@@ -129,6 +131,8 @@ def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
         restore_files(file_plan.plan([str(noisy)], restored), model, Path(commands.shown(restored)), overwrite=True)
     except (OSError, DataError) as error:
         typer.echo(f"warning: no examples: {error}", err=True)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _print_next(name: str) -> None:
