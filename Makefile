@@ -110,5 +110,5 @@ wheel: $(READY)  ## the built package, in dist/
 	@$(BIN)/python -m hatchling build -t wheel
 
 clean:           ## what can be made again: caches and stored image sets; runs, models and checkpoints stay
-	rm -rf .dae/images .dae/noisy .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
+	rm -rf .dae/images .dae/noisy .dae/examples .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -20,6 +20,8 @@ Share = Annotated[float, BeforeValidator(not_bool), Field(gt=0, lt=1)]
 Tolerance = Annotated[float, BeforeValidator(not_bool), Field(gt=-1, allow_inf_nan=False)]
 MIN_SIDE = 8
 CLEAN_INPUT = 0.0005
+FORMER_TRAINING = {"optimizer": "adam", "clean_share": 0.0, "page_share": 0.0}
+"""What every training did before it was configured."""
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_ -]*$"
 """Letters, digits, spaces, _ and -: a name of an experiment is a folder's, and MLflow refuses more in one of a model."""
 
@@ -255,6 +257,12 @@ class PipelineConfig(Frozen):
         tree = self.model_dump(mode="json", exclude={"tracking"})
         if self.data.also is None:  # as before there was such a field, so that runs from then can be resumed
             del tree["data"]["also"]
+        if self.noise.file_share == 0 and FORMER_TRAINING.items() <= tree["train"].items():  # likewise
+            tree["train"] = {key: value for key, value in tree["train"].items() if key not in FORMER_TRAINING}
+            tree["noise"] = {key: value for key, value in tree["noise"].items() if key != "file_share"} | {
+                "clip": False
+            }
+            del tree["gate"]["clean_input"]
         return config_sha256(tree)
 
     def flat(self) -> dict[str, str | int | float | bool | None]:
@@ -262,6 +270,13 @@ class PipelineConfig(Frozen):
         tree = self.model_dump(mode="json")
         tree["noise"]["kinds"] = {kind.pop("kind"): kind for kind in tree["noise"]["kinds"]}
         return dict(_leaves(tree))
+
+
+def completed(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree of a recorded configuration, which is whole, with what runs did before there were fields for it."""
+    if "file_share" in tree.get("noise", {}):
+        return tree
+    return tree | {"train": FORMER_TRAINING | tree.get("train", {})}
 
 
 def config_sha256(tree: Any) -> str:

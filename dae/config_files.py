@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dae.config import ConfigError, PipelineConfig
+from dae.config import ConfigError, PipelineConfig, completed
 
 
 def load(path: Path | None = None, settings: Iterable[str] = ()) -> PipelineConfig:
@@ -59,6 +59,17 @@ def applied(tree: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     for setting in settings:
         _apply(changed, setting)
     return changed
+
+
+def load_recorded(path: Path) -> PipelineConfig:
+    """Return the configuration a run recorded; what its version had no field for is as that version did it.
+
+    Raises
+    ------
+    ConfigError
+        As `load` does.
+    """
+    return validate(completed(_read(path)))
 
 
 def validate(tree: Any) -> PipelineConfig:

@@ -53,7 +53,7 @@ def config_of(run_id: str) -> PipelineConfig:
     tracking.get_run(client, run_id)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return config_files.load(Path(client.download_artifacts(run_id, "config.yaml", folder)))
+            return config_files.load_recorded(Path(client.download_artifacts(run_id, "config.yaml", folder)))
     except (MlflowException, OSError) as error:
         raise TrackingError(f"run {run_id} holds no config.yaml: {error}") from error
 

@@ -8,7 +8,7 @@ from typing import IO
 
 from dae import agreement, census, config_files, data, recorded, retraining, tracking
 from dae.agreement import Compared
-from dae.config import ConfigError
+from dae.config import ConfigError, completed
 from dae.pixels import DataError
 from dae.recorded import Recorded
 from dae.records import Frozen, ImageSets
@@ -115,7 +115,7 @@ def require_images(run: Recorded) -> list[str]:
     if wanted is None:
         return ["the run did not record which images it had"]
     try:
-        config = config_files.validate(run.tree).data
+        config = config_files.validate(completed(run.tree)).data
     except ConfigError as error:
         return [f"the images were not checked beforehand: the present code does not take the configuration: {error}"]
     images = data.ingest(config)
@@ -142,7 +142,8 @@ def _dirty(run: Recorded) -> list[str]:
 def _train(first: Recorded, chosen: Code, output: IO[str]) -> str:
     """Train, and return the id of the run; it is marked, and what was registered is removed, however that ends."""
     model = f"{first.tree['tracking']['model_name']}-reproduction-{uuid.uuid4().hex[:8]}"
-    tree = retraining.configuration(first.tree, f"reproduction of {first.run_id[:8]}", model)
+    recorded_tree = completed(first.tree) if chosen.commit is None else first.tree
+    tree = retraining.configuration(recorded_tree, f"reproduction of {first.run_id[:8]}", model)
     try:
         retraining.train(tree, chosen, first.machine, output)
     finally:

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from dae.cli import app
-from dae.config import PipelineConfig
+from dae.config import NoiseConfig, PipelineConfig
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 Commands = tuple[tuple[PipelineConfig, int, str], ...]
@@ -78,6 +78,11 @@ def test_train_exits_0_promoted_10_refused_1_error_and_runs_lists_them(
     home, ((_, code, out), (_, refused_code, refused), _) = trained
     assert code == 0
     assert "Promoted: dae-smoke version 1 is the champion." in out
+    assert "Examples: 4 noisy files made of the test images, restored by" in out
+    assert "4 files restored with models:/dae-smoke/1 to " in out
+    for folder in ("noisy", "restored"):
+        files = (home / ".dae" / "examples" / "dae-smoke-1" / folder).iterdir()
+        assert sorted(file.stem for file in files) == ["gaussian", "poisson", "salt_and_pepper", "speckle"]
     assert refused_code == 10
     assert "Refused: dae-smoke version 2" in refused
     assert "is above 0.00000 (gate.max_val_mse)" in refused.replace("\n", " ")
@@ -102,7 +107,7 @@ def test_train_exits_0_promoted_10_refused_1_error_and_runs_lists_them(
         ("FINISHED", "refused"),
         ("FINISHED", "promoted"),
     ]
-    kinds = ("gaussian", "salt_and_pepper", "poisson", "speckle")
+    kinds = [*NoiseConfig().shares(), "drawn", "8bit"]
     keys = {"name", "run_id", "status", "verdict", "model_version", "best_val_mse", "test_mse", "seconds"}
     assert runs[0].keys() == keys | {f"val_mse_{kind}{end}" for kind in kinds for end in ("", "_nothing")}
     assert 0 < runs[4]["best_val_mse"] < 0.1

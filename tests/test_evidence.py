@@ -22,7 +22,7 @@ from dae.records import NoisySets
 from dae.verdicts import Candidate, Check, Verdict
 from tasks.ingest import ingest
 
-POLICY = GateConfig(max_val_mse=None, beat_nothing=False, works=None)
+POLICY = GateConfig(max_val_mse=None, clean_input=None, beat_nothing=False, works=None)
 
 
 def network(layer: Callable[[Any], Any], size: int | None = None, channels: int = 1) -> keras.Model:
@@ -72,6 +72,8 @@ def test_the_better_model_passes_and_the_worse_one_is_refused_on_the_same_images
         "vs_champion",
         "vs_champion_gaussian",
         "vs_champion_speckle",
+        "vs_champion_gaussian_8bit",
+        "vs_champion_speckle_8bit",
     }
     damaged, clean, _ = corruption.read_block(noisy.validation, slice(None))
     errors = [
@@ -110,7 +112,13 @@ def test_beside_one_that_was_a_challenger_at_once_no_tolerance_makes_up_for_bein
 @pytest.mark.parametrize(("rule", "promoted"), [("refuse", False), ("absolute", True)])
 def test_a_champion_of_another_shape_or_without_files_is_said_so(noisy: NoisySets, rule: str, promoted: bool) -> None:
     policy = GateConfig.model_validate(
-        {"max_val_mse": 1, "beat_nothing": False, "works": None, "champion": {"incomparable": rule}}
+        {
+            "max_val_mse": 1,
+            "clean_input": None,
+            "beat_nothing": False,
+            "works": None,
+            "champion": {"incomparable": rule},
+        }
     )
     colour = version(network(lambda x: x * 1.0, None, 3), (12, 12, 3))
     large = version(network(lambda x: x * 1.0, 64), (64, 64, 1))
@@ -132,7 +140,9 @@ def test_a_champion_of_another_shape_or_without_files_is_said_so(noisy: NoisySet
 
 
 def test_without_a_champion_nothing_is_compared(noisy: NoisySets) -> None:
-    verdict = judge(version(blur(3)), noisy, GateConfig(max_val_mse=1, beat_nothing=False, works=None))(None)
+    verdict = judge(
+        version(blur(3)), noisy, GateConfig(max_val_mse=1, clean_input=None, beat_nothing=False, works=None)
+    )(None)
     assert verdict.promoted
     assert [each.name for each in verdict.checks] == ["val_mse"]
 
@@ -172,7 +182,7 @@ def test_a_classical_method_that_cannot_be_run_is_refused_before_the_images_are_
 
 @pytest.mark.slow
 def test_the_version_is_tried_once_for_all_champions(noisy: NoisySets) -> None:
-    policy = GateConfig(max_val_mse=1, beat_nothing=False)
+    policy = GateConfig(max_val_mse=1, clean_input=None, beat_nothing=False)
     registered = version(blur(3))
     registry.tag("dae", registered.version, {"model_sha256": models.recorded_sha256(registered.model_uri[8:])})
     found = judge(registered, noisy, policy)

@@ -21,11 +21,11 @@ from prefect.client.orchestration import get_client
 from prefect.states import Running
 
 from dae import config_files, corruption, data, ledger, models, past_runs, registry, run_table, tracking
-from dae.config import PipelineConfig
+from dae.config import NoiseConfig, PipelineConfig
 from dae.verdicts import PipelineResult
 from flows.train import train_denoiser
 
-KINDS = ("gaussian", "salt_and_pepper", "poisson", "speckle")
+KINDS = tuple(NoiseConfig().shares())
 Commands = tuple[tuple[PipelineConfig, int, str], ...]
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 TINY = [
