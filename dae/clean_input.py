@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dae import corruption, metrics
+from dae import corruption, data, metrics
 from dae.inference import Denoiser
+from dae.metrics import Values
 from dae.noise import Images, as_8bit
 from dae.records import CleanInput, NoisySet
 
@@ -31,28 +33,41 @@ def measure(denoise: Denoiser, noisy: NoisySet) -> CleanInput:
         Mean squared changes, in squared intensity.
     """
     rows = np.unique(np.linspace(0, noisy.clean.count - 1, SAMPLE).astype(np.intp))
-    damaged, clean, _ = corruption.read_block(noisy, rows)
-    changed = np.square(denoise(clean) - clean, dtype=np.float64)
-    inner = changed[:, BORDER:-BORDER, BORDER:-BORDER]
-    own = as_8bit(denoise(damaged))
+    parts = [_measure_block(denoise, noisy, rows[part]) for _, part in data.blocks(len(rows), noisy.clean.shape)]
+    images, borders, bars, own = np.sum(parts, axis=0) / len(rows)
+    blank = np.zeros((1, *noisy.clean.shape), np.float32)
+    constants = [_change(denoise, blank + np.float32(value)).mean() for value in CONSTANTS]
     return CleanInput(
-        images=float(changed.mean()),
-        borders=float((changed.sum() - inner.sum()) / (changed.size - inner.size)),
-        constants=max(_change(denoise, np.full_like(clean[:1], value)) for value in CONSTANTS),
-        bars=max(_change_of_bars(denoise, damaged, value) for value in (0.0, 1.0)),
-        own_output=_change(denoise, own),
+        images=float(images),
+        borders=float(borders),
+        constants=float(np.max(constants)),  # NaN if one is
+        bars=float(bars),
+        own_output=float(own),
     )
 
 
-def _change(denoise: Denoiser, images: Images) -> float:
-    return float(metrics.mse(denoise(images), images).mean())
+def _measure_block(denoise: Denoiser, noisy: NoisySet, rows: NDArray[np.intp]) -> Values:
+    """Return the sums over some images of the changes of clean ones, their borders, bars, and the model's own output."""
+    damaged, clean, _ = corruption.read_block(noisy, rows)
+    changed = np.square(denoise(clean) - clean, dtype=np.float64)
+    frame = np.ones(clean.shape[1:3], bool)
+    frame[BORDER:-BORDER, BORDER:-BORDER] = False
+    bars = np.max([_change_of_bars(denoise, damaged, value) for value in (0.0, 1.0)], axis=0)
+    own = _change(denoise, as_8bit(denoise(damaged)))
+    return np.array(
+        [changed.mean(axis=(1, 2, 3)).sum(), changed[:, frame].mean(axis=(1, 2)).sum(), bars.sum(), own.sum()]
+    )
 
 
-def _change_of_bars(denoise: Denoiser, damaged: Images, value: float) -> float:
+def _change(denoise: Denoiser, images: Images) -> Values:
+    return metrics.mse(denoise(images), images)
+
+
+def _change_of_bars(denoise: Denoiser, damaged: Images, value: float) -> Values:
     """Return the change of bars of one value that cover the upper and the lower quarter of noisy images, as in a letterbox."""
     height = damaged.shape[1] // 4
     framed = damaged.copy()
     bars = np.zeros(framed.shape[1], bool)
     bars[:height] = bars[-height:] = True
     framed[:, bars] = value
-    return float(np.square(denoise(framed)[:, bars] - value, dtype=np.float64).mean())
+    return np.asarray(np.square(denoise(framed)[:, bars] - value, dtype=np.float64).mean(axis=(1, 2, 3)))

@@ -142,7 +142,7 @@ class TrainConfig(Frozen):
     drop_last: bool = Field(True, description="leave out a pass's last batch where it would be smaller")
     patience: Count | None = Field(None, description="stop after so many epochs without a better validation MSE")
     clean_share: ShareOrAll = Field(
-        0.04, description="share of the training images that get no noise, so that clean images are left alone"
+        0.04, description="share of the training images that get no fresh noise, so that clean images are left alone"
     )
     page_share: ShareOrAll = Field(
         0.25,
@@ -188,7 +188,9 @@ class GateConfig(Frozen):
     """What a model must show before it is promoted, and how the gate is worked. With nothing asked, nothing is promoted."""
 
     max_val_mse: Positive | None = Field(0.0069, description="limit of the pooled validation MSE")
-    max_val_mse_per_kind: dict[str, Positive] = Field({}, description="limits of the validation MSE of kinds of noise")
+    max_val_mse_per_kind: dict[str, Positive] = Field(
+        {}, description="limits of the validation MSE of kinds of noise; poisson: in both forms, poisson_8bit: in files"
+    )
     clean_input: Positive | None = Field(
         CLEAN_INPUT,
         description="limit of the mean squared change of images that are to stay as they are: clean ones and their borders, "
@@ -236,11 +238,10 @@ class PipelineConfig(Frozen):
 
     @model_validator(mode="after")
     def _limits_are_of_kinds_there_are(self) -> Self:
-        kinds = self.noise.shares()
+        kinds = [*self.noise.shares(), *(kind.kind for kind in self.noise.kinds)]
         if unknown := [kind for kind in self.gate.max_val_mse_per_kind if kind not in kinds]:
-            raise ValueError(
-                f"gate.max_val_mse_per_kind must name kinds of noise.kinds ({', '.join(kinds)}), received {', '.join(unknown)}"
-            )
+            named, received = ", ".join(dict.fromkeys(kinds)), ", ".join(unknown)
+            raise ValueError(f"gate.max_val_mse_per_kind must name kinds of noise.kinds ({named}), received {received}")
         return self
 
     @property
@@ -262,7 +263,8 @@ class PipelineConfig(Frozen):
             tree["noise"] = {key: value for key, value in tree["noise"].items() if key != "file_share"} | {
                 "clip": False
             }
-            del tree["gate"]["clean_input"]
+            if self.gate.clean_input == CLEAN_INPUT:
+                del tree["gate"]["clean_input"]
         return config_sha256(tree)
 
     def flat(self) -> dict[str, str | int | float | bool | None]:

@@ -105,6 +105,8 @@ def _apply(tree: Any, setting: str) -> None:
     dotted, equals, text = setting.partition("=")
     if not equals or not dotted:
         raise ConfigError(f"--set {setting}: must be PATH=VALUE, such as train.epochs=3")
+    if dotted == "noise.clip":
+        raise ConfigError("noise.clip: is now noise.file_share: set it to 1 for true, to 0 for false")
     *parents, last = dotted.split(".")
     for depth, name in enumerate(parents):
         tree = _step(tree, name, ".".join(parents[: depth + 1]))

@@ -19,7 +19,7 @@ CHAMPION = "models:/dae@champion"
 class Outcome(Frozen):
     """What became of one file: restored, left as it was because that was done before, or not done for a reason.
 
-    `concerns` says how it differs from what the model was made for.
+    `concerns` says how it differs from what the model was made for, and `harm` that it was not done for that.
     """
 
     input: Path
@@ -27,6 +27,7 @@ class Outcome(Frozen):
     concerns: tuple[Concern, ...] = ()
     error: str | None = None
     skipped: bool = False
+    harm: bool = False
 
 
 class LikelyHarmError(ValueError):
@@ -67,23 +68,25 @@ class Concerns:
 
     def __init__(self) -> None:
         self.files = 0
-        self._said: set[str] = set()
-        self._refused: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
+        self._refused: set[tuple[str, str]] = set()
 
     def new(self, outcome: Outcome) -> list[str]:
         """Return what is to be said of a file that was not said of another, but for what its error says."""
         self.files += bool(outcome.concerns)
-        found = [concern for concern in outcome.concerns if concern.about not in self._said]
-        self._said |= {concern.about for concern in found}
-        return [f"{outcome.input}: {concern}" for concern in found if outcome.error is None or not concern.harmful]
+        left = [each for each in outcome.concerns if outcome.error is None or not each.harmful]
+        found = [each for each in left if (each.about, each.advice) not in self._said]
+        self._said |= {(each.about, each.advice) for each in found}
+        return [f"{outcome.input}: {each}" for each in found]
 
     def error(self, outcome: Outcome) -> str | None:
-        """Return why a file was not restored, in short where it was said of another that the model was not made for it."""
-        harmful = {concern.about for concern in outcome.concerns if concern.harmful}
-        if outcome.error is None or not harmful or not harmful <= self._refused:
-            self._refused |= harmful if outcome.error else set()
+        """Return why a file was not restored, in short where another was not for the same reasons."""
+        harmful = {(each.about, each.advice) for each in outcome.concerns if each.harmful}
+        if outcome.error is None or not outcome.harm:
             return outcome.error
-        return f"{outcome.input}: not restored, for the reason above"
+        said = harmful <= self._refused
+        self._refused |= harmful
+        return f"{outcome.input}: not restored, for the same reason as one above" if said else outcome.error
 
     def total(self, files: int) -> str | None:
         """Return how many of all the files it holds for; None where it was said of each of them."""
@@ -147,10 +150,10 @@ def denoise_file(
             nonlocal page
             page += len(images)
             try:
-                if not concerns:
-                    concerns.extend(denoiser.concerns(images))
-                    if not anyway and (harmful := [concern for concern in concerns if concern.harmful]):
-                        raise LikelyHarmError("; ".join(map(str, harmful)))
+                known = {concern.about for concern in concerns}
+                concerns.extend(concern for concern in denoiser.concerns(images) if concern.about not in known)
+                if not anyway and (harmful := [concern for concern in concerns if concern.harmful]):
+                    raise LikelyHarmError("; ".join(map(str, harmful)))
                 in_place = bool(images.flags.writeable)
                 return denoiser.restore(images, lambda rows: progress(rows / total), in_place=in_place)
             except ImageError as error:
@@ -163,7 +166,7 @@ def denoise_file(
         return Outcome(input=job.input, output=job.output, error=str(_there(job.output)))
     except LikelyHarmError as error:
         said = f"{job.input}: not restored, since {error}; --anyway restores it all the same"
-        return Outcome(input=job.input, output=job.output, error=said, concerns=tuple(concerns))
+        return Outcome(input=job.input, output=job.output, error=said, concerns=tuple(concerns), harm=True)
     except DataError as error:
         return Outcome(input=job.input, output=job.output, error=str(error))
     except Exception as error:  # noqa: BLE001  (one bad file must not stop the others)

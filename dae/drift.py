@@ -16,7 +16,7 @@ from dae.config import NoiseConfig
 from dae.inference import Denoiser, denoiser
 from dae.metrics import Values
 from dae.models import ModelError
-from dae.records import Frozen, ImageSet
+from dae.records import EIGHT_BIT, Frozen, ImageSet
 from dae.tracking import TrackingError
 
 STREAM = "staleness"
@@ -58,7 +58,7 @@ def compare(
     errors : ndarray of float64, shape (N,)
         Mean squared error of each image, finite.
     drawn : ndarray of uint8, shape (N,)
-        Index into `noise.kinds` of the noise each image got.
+        Index into `noise.shares` of what each image got.
     noise : NoiseConfig
         Has the shares.
     recorded : mapping
@@ -76,7 +76,8 @@ def compare(
     references: list[float] = []
     for index, (kind, share) in enumerate(noise.shares().items()):
         group = errors[drawn == index]
-        reference = recorded.get(kind, math.nan)
+        # A run of before has one figure for a kind, whether its noise was clipped or not.
+        reference = recorded.get(kind, recorded.get(kind.removesuffix(EIGHT_BIT), math.nan))
         if len(group) >= 2 and math.isfinite(reference):
             groups.append(group)
             shares.append(share)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from dae.config import ChampionPolicy, GateConfig, WorksPolicy
-from dae.records import CleanInput, Scores
+from dae.records import EIGHT_BIT, CleanInput, Scores
 from dae.verdicts import Check, Compared, Comparison, Evidence, Opponent, Rival, Trial, Verdict
 
 OUTPUT_TOLERANCE = 1e-6
@@ -70,8 +70,10 @@ def _absolute(scores: Scores, policy: GateConfig) -> Iterator[Check]:
         yield _at_most("val_mse", pooled, None, "every model")
     per_kind, nothing = validation.per_kind, validation.per_kind_nothing
     for kind, asked in policy.max_val_mse_per_kind.items():
-        value = per_kind[kind].mse if kind in per_kind else None
-        yield _at_most(f"val_mse_{kind}", value, asked, "gate.max_val_mse_per_kind")
+        # A bare name is that of a kind in every form there is.
+        for form in [form for form in per_kind if form.removesuffix(EIGHT_BIT) == kind] or [kind]:
+            value = per_kind[form].mse if form in per_kind else None
+            yield _at_most(f"val_mse_{form}", value, asked, "gate.max_val_mse_per_kind")
     if not policy.beat_nothing:
         for kind in per_kind:
             if kind not in policy.max_val_mse_per_kind and not math.isfinite(per_kind[kind].mse):

@@ -76,7 +76,8 @@ class ImageDenoiser:
         Returns
         -------
         ndarray
-            Of the same shape and type. Integers are clipped and rounded, floats are as the model gives them.
+            Of the same shape and type. Integers are clipped and rounded, floats are as the model gives them: the default
+            network restores to [0, 1], and leaves what is blank as it is.
 
         Raises
         ------
@@ -123,7 +124,8 @@ class ImageDenoiser:
         rows = np.unique(np.linspace(0, len(images) - 1, max(1, SAMPLED // each)).astype(np.intp))
         sample = [_as_float(patch) for row in rows for patch in noise_level.patches(images[row], size)]
         highest = max(float(_as_float(images[row].max())) for row in rows)
-        return noise_level.concerns(sample, images.shape[1:], highest, self.trained_on)
+        grey = all(bool((band == band[..., :1]).all()) for band in _bands(images))
+        return noise_level.concerns(sample, images.shape[1:], highest, self.trained_on, grey=grey)
 
     def restore(
         self, images: Pixels, rows_done: Callable[[int], None] = lambda rows: None, *, in_place: bool = False
@@ -183,6 +185,8 @@ class ImageDenoiser:
 
     def _blended(self, restored: Images, given: Pixels) -> Pixels:
         """Return restored pixels in the type of those given, blended with them by the strength."""
+        if self._strength == 0:
+            return given
         if self._strength < 1:
             before = _as_float(given)
             restored = before + self._strength * (restored - before)
@@ -236,14 +240,19 @@ def _require_finite(images: Pixels) -> None:
     if images.dtype.kind != "f":
         return
     largest = min(float(np.finfo(images.dtype).max), float(np.finfo(np.float32).max))
+    for band in _bands(images):
+        if bool((np.abs(band) <= largest).all()):
+            continue
+        if not np.isfinite(band).all():
+            raise ImageError("float pixels must be finite", "NaN or infinity")
+        raise ImageError(f"float pixels must be within {largest:.3g}", f"{float(np.abs(band).max()):.3g}")
+
+
+def _bands(images: Pixels) -> Iterator[Pixels]:
+    """Yield images in bands of a tile's height, so that what is worked out over one stays small."""
     for image in images:
         for top in range(0, len(image), TILE):
-            band = image[top : top + TILE]
-            if bool((np.abs(band) <= largest).all()):
-                continue
-            if not np.isfinite(band).all():
-                raise ImageError("float pixels must be finite", "NaN or infinity")
-            raise ImageError(f"float pixels must be within {largest:.3g}", f"{float(np.abs(band).max()):.3g}")
+            yield image[top : top + TILE]
 
 
 def _band(image: Pixels, width: int, rows: slice) -> Images:

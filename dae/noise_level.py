@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from dae.records import EIGHT_BIT, Concern, NoisySet, TrainedOn
 
 SAMPLE = 256
 LARGEST_PATCH = 256
-PATCHES_PER_AXIS = 8
+PATCHES = 64
+"""Of an image that are looked at, and along an axis that they are chosen from."""
 PERCENTILES = (1, 99)
 SCATTER = 1.25
 """By which factor an estimate from one small image may lie off."""
@@ -25,14 +26,20 @@ MARGIN = 0.1
 PLAIN, CUT_OFF, GOES_ON = 0.1, 0.25, 0.3
 """Noise that is more than the edges of a drawing; a share of pixels at an end of the range as a plain ground has; and how
 many of these there are within the noise's standard deviation of it: two thirds in Gaussian noise, few in a dark drawing."""
+NORMAL_MAD, NEIGHBOURS = 0.6745, 5
+"""Median absolute value of a standard normal variable; side of a neighbourhood in pixels."""
 BLANK = 4 / 255
 """Range of the values, beside the highest, of a patch that shows nothing: JPEG moves those near an edge by so much."""
-FAR = (4.0, 2.0)
-"""By which factor noise may be below, and above, that of the training before the model likely does harm."""
+FAR = (4.0, 1.4)
+"""By which factor noise may be below, and above, that of the training before the model likely does harm.
+
+Strong noise that a file cuts off at 0 and 1 has a standard deviation of no more than a half, so a little more says much."""
 RESIZED, BRIGHT = 2.0, 1.25
 """By which factor the sides of an image, and its mean intensity, may lie off."""
 FAINT = 0.3
 """A range that ends below this share of the training images' is that of other units: 14 bits of 16 are 0.25."""
+VERY_FAINT = 0.1
+"""The same, where nothing of the image would be left: 12 bits of 16 are 0.06."""
 
 
 def estimate(images: Images) -> NDArray[np.float64]:
@@ -46,9 +53,9 @@ def estimate(images: Images) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, shape (N,)
-        Mean over the channels of the median absolute finest wavelet coefficient over 0.6745, without those that are 0, after
-        Donoho and Johnstone (1994): ``skimage.restoration.estimate_sigma``. It is exact for Gaussian noise, follows other
-        kinds, and takes the edges of small drawings for noise of up to 0.1. An image of one value has 0.
+        Mean over the channels of the median absolute finest wavelet coefficient over 0.6745, after Donoho and Johnstone (1994),
+        where the image is not blank. It is exact for Gaussian noise, follows other kinds, and takes the edges of small
+        drawings for noise of up to 0.1. A blank image has 0.
 
     Examples
     --------
@@ -56,31 +63,50 @@ def estimate(images: Images) -> NDArray[np.float64]:
     >>> estimate(noisy).round(2).tolist()
     [0.1]
     """
-    from skimage.restoration import estimate_sigma
+    return np.array([np.mean([_sigma(plane) for plane in np.moveaxis(image, -1, 0)]) for image in images], np.float64)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of having no coefficient but 0
-        found = [np.nan_to_num(estimate_sigma(image, channel_axis=-1)) for image in images]
-    return np.array([np.mean(channels) for channels in found], np.float64)
+
+def _sigma(plane: Images) -> float:
+    """Return the standard deviation of the noise in one channel ``(H, W)``."""
+    import pywt
+
+    details = np.abs(pywt.dwtn(plane, "db2")["dd"])
+    shown = ~_is_blank(plane)
+    # A coefficient belongs to the pixel in the middle of its filter.
+    sides = zip(details.shape, plane.shape, strict=True)
+    rows, columns = (np.minimum(np.abs(2 * np.arange(count) - 1), side - 1) for count, side in sides)
+    details = details[shown[np.ix_(rows, columns)]]
+    return float(np.median(details)) / NORMAL_MAD if details.size else 0.0
+
+
+def _is_blank(plane: Images) -> NDArray[np.bool_]:
+    """Return where a channel ``(H, W)`` shows nothing: its neighbourhood has one value, but for what JPEG makes of it."""
+    from scipy import ndimage
+
+    span = ndimage.maximum_filter(plane, NEIGHBOURS) - ndimage.minimum_filter(plane, NEIGHBOURS)
+    return np.asarray(span <= BLANK * min(1.0, float(plane.max())))
 
 
 def patches(image: NDArray[np.generic], size: tuple[int, int]) -> Iterator[NDArray[np.generic]]:
-    """Yield up to 64 patches of an image ``(H, W, C)``, evenly spread; where it is smaller than one, the whole of it.
+    """Yield up to 64 patches of an image ``(H, W, C)``, evenly spread over what is not blank.
+
+    Where the image is smaller than a patch, it is the whole of it; where all of it is blank, patches of that.
 
     Examples
     --------
     >>> len(list(patches(np.zeros((300, 20, 1)), (28, 28))))
-    8
+    10
     """
-    (top, height), (left, width) = (_spread(full, side) for full, side in zip(image.shape[:2], size, strict=True))
-    for y in top:
-        for x in left:
-            yield image[y : y + height, x : x + width]
+    (tops, height), (lefts, width) = (_spread(full, side) for full, side in zip(image.shape[:2], size, strict=True))
+    everywhere = [image[top : top + height, left : left + width] for top in tops for left in lefts]
+    shown = [patch for patch in everywhere if patch.max() != patch.min()] or everywhere
+    for index in np.unique(np.linspace(0, len(shown) - 1, PATCHES).astype(np.intp)):
+        yield shown[index]
 
 
 def _spread(length: int, side: int) -> tuple[list[int], int]:
     side = min(side, length, LARGEST_PATCH)
-    count = min(PATCHES_PER_AXIS, length // side)
+    count = min(PATCHES, length // side)
     return [int(start) for start in np.linspace(0, length - side, count)], side
 
 
@@ -112,26 +138,34 @@ def trained_on(noisy: NoisySet, *, windows: bool | None = None) -> TrainedOn:
     TrainedOn
         Noise and brightness from the 1st to the 99th percentile of the images; the intensities of the clean ones.
     """
-    levels, means, low, high, unclipped = [], [], np.inf, -np.inf, False
+    levels, means, within, low, high = [], [], [], np.inf, -np.inf
     size = noisy.clean.shape[:2]
     for row in np.unique(np.linspace(0, noisy.clean.count - 1, SAMPLE).astype(np.intp)):
         damaged, clean, _ = corruption.read_block(noisy, slice(row, row + 1))
         levels.append(level([patch.astype(np.float32) for patch in patches(damaged[0], size)]))
         means.append(float(damaged.mean()))
         low, high = min(low, float(clean.min())), max(high, float(clean.max()))
-        unclipped |= bool(damaged.min() < 0 or damaged.max() > 1)
-    noise, brightness = (tuple(map(float, np.percentile(values, PERCENTILES))) for values in (levels, means))
+        within.append(bool(damaged.min() >= 0 and damaged.max() <= 1))
+    in_files = any(kind.endswith(EIGHT_BIT) for kind in noisy.kinds)
     return TrainedOn(
         image_shape=noisy.clean.shape,
-        noise_sigma=noise,
+        noise_sigma=_extent(levels),
         intensity=(low, high),
-        unclipped=unclipped and not any(kind.endswith(EIGHT_BIT) for kind in noisy.kinds),
+        unclipped=not all(within) and not in_files,
         windows=windows,
-        brightness=brightness,
+        brightness=_extent(means),
+        noise_sigma_within=_extent(list(compress(levels, within))) if in_files and any(within) else None,
     )
 
 
-def concerns(sample: list[Images], shape: tuple[int, ...], highest: float, trained: TrainedOn) -> list[Concern]:
+def _extent(values: list[float]) -> tuple[float, float]:
+    low, high = (float(value) for value in np.percentile(values, PERCENTILES))
+    return low, high
+
+
+def concerns(
+    sample: list[Images], shape: tuple[int, ...], highest: float, trained: TrainedOn, *, grey: bool = False
+) -> list[Concern]:
     """Return how an image differs from what a model was trained on.
 
     Parameters
@@ -143,6 +177,8 @@ def concerns(sample: list[Images], shape: tuple[int, ...], highest: float, train
     highest : float
         Highest intensity of the whole image.
     trained : TrainedOn
+    grey : bool
+        Whether all channels of the image are equal.
 
     Returns
     -------
@@ -150,7 +186,8 @@ def concerns(sample: list[Images], shape: tuple[int, ...], highest: float, train
         Empty where nothing is to be said. Of noise and intensities nothing is said of images of fewer than 16 pixels a side,
         which show too little, nor of blank ones.
     """
-    found = [*_channels_concern(sample, shape[2], trained.image_shape[2]), *_size_concern(shape, trained)]
+    channels = 1 if grey and trained.image_shape[2] == 1 else shape[2]
+    found = [*_channels_concern(channels, trained.image_shape[2]), *_size_concern(shape, trained)]
     sides = zip(sample[0].shape[:2], trained.image_shape[:2], strict=True)
     if any(side < min(SMALLEST, usual) for side, usual in sides):
         return found
@@ -158,9 +195,8 @@ def concerns(sample: list[Images], shape: tuple[int, ...], highest: float, train
         return [*found, *_noise_concerns(not_blank(sample), highest, trained)]
 
 
-def _channels_concern(sample: list[Images], channels: int, usual: int) -> Iterator[Concern]:
-    """Compare channels; three equal ones are one, stored three times."""
-    if channels == usual or (channels > usual and all(bool((patch == patch[..., :1]).all()) for patch in sample)):
+def _channels_concern(channels: int, usual: int) -> Iterator[Concern]:
+    if channels == usual:
         return
     names = {1: "grey", 3: "colour"}
     yield Concern(
@@ -187,7 +223,8 @@ def _noise_concerns(sample: list[Images], highest: float, trained: TrainedOn) ->
     if not sample:
         return []
     found = level(sample)
-    lowest, most = trained.noise_sigma
+    within = all(patch.min() >= 0 and patch.max() <= 1 for patch in sample)
+    lowest, most = (trained.noise_sigma_within if within else None) or trained.noise_sigma
     if other_range := _range_concerns(sample, highest, max(found, most), trained.intensity):
         return other_range
     said = list(_brightness_concern(sample, trained))
@@ -252,12 +289,14 @@ def _range_concerns(sample: list[Images], highest: float, noise: float, trained:
     usual = f"the model was trained on {low:.3g} to {high:.3g}"
     if bottom < low - room or top > high + room:
         text, advice = f"its intensities are mostly from {bottom:.3g} to {top:.3g}, {usual}", "scale them first"
+        harmful = True
     elif low < highest < low + FAINT * (high - low):
         text = f"its intensities end at {highest:.3g}, {usual}"
         advice = "if they are of fewer bits than the file, scale them"
+        harmful = highest < low + VERY_FAINT * (high - low)
     else:
         return []
-    return [Concern(about="intensities", text=text, advice=advice)]
+    return [Concern(about="intensities", text=text, advice=advice, harmful=harmful)]
 
 
 def _local_means(patch: Images) -> NDArray[np.float32]:

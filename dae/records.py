@@ -106,6 +106,8 @@ class TrainedOn(Frozen):
         Whether they are windows of larger images, so that it takes images of any size; None: not recorded.
     brightness : tuple of float or None
         Lowest and highest mean intensity of the noisy images.
+    noise_sigma_within : tuple of float or None
+        As `noise_sigma`, of noisy images that lie in [0, 1], as those in files do, where strong noise is cut off.
     """
 
     image_shape: tuple[int, int, int]
@@ -114,6 +116,7 @@ class TrainedOn(Frozen):
     unclipped: bool = False
     windows: bool | None = None
     brightness: tuple[float, float] | None = None
+    noise_sigma_within: tuple[float, float] | None = None
 
 
 class Concern(Frozen):

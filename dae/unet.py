@@ -40,7 +40,7 @@ def unet(
     Returns
     -------
     keras.Model
-        Maps noisy float32 images ``(N, H, W, C)``, unclipped, to restored ones in [0, 1].
+        Maps noisy float32 images ``(N, H, W, C)``, unclipped, to restored ones in [0, 1], but for what is blank.
 
     Notes
     -----
@@ -92,7 +92,7 @@ def unet(
 
     x = _finer(layers.ReLU(name="out_relu")(x), 2 * channels, seeds, name="out", dtype="float32")
     value, keep = x[..., :channels], ops.sigmoid(x[..., channels:])
-    restored = ops.where(blank, clipped, ops.clip(value + keep * (clipped - value), 0.0, 1.0))
+    restored = ops.where(blank, y, ops.clip(value + keep * (clipped - value), 0.0, 1.0))
     return keras.Model(noisy, _take(restored, crop_rows, crop_columns), name="unet")
 
 

@@ -120,7 +120,7 @@ def shaken_unet(channels: int = 1) -> keras.Model:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("value", [0, 0.25, 1])
+@pytest.mark.parametrize("value", [-2, 0, 0.25, 1, 300])
 @pytest.mark.parametrize("size", SIZES)
 def test_unet_leaves_images_of_one_value_alone(size: tuple[int, int], value: float, channels: int) -> None:
     image = np.full((1, *size, channels), value, np.float32)

@@ -73,3 +73,11 @@ def test_each_fault_shows_where_it_is(noisy: NoisySet) -> None:
 def test_a_model_that_gives_no_number_is_told_as_such(noisy: NoisySet) -> None:
     found = clean_input.measure(lambda images: images * np.float32(np.nan), noisy)
     assert all(np.isnan(value) for value in found.model_dump().values())
+
+
+@pytest.mark.parametrize("value", [0.0, 0.75, 1.0])
+def test_a_single_image_without_a_number_is_enough(noisy: NoisySet, value: float) -> None:
+    def of_one(images: Images) -> Images:
+        return np.where((images == value).all(axis=(1, 2, 3), keepdims=True), np.float32(np.nan), images)
+
+    assert np.isnan(clean_input.measure(of_one, noisy).constants)

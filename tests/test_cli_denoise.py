@@ -188,20 +188,47 @@ def test_the_champion_says_once_what_it_was_not_made_for_and_leaves_what_it_woul
     images: dict[str, np.ndarray] = {
         "usual": np.rint(255 * usual).astype(np.uint8),
         "smooth": np.tile(np.arange(64, 128, dtype=np.uint8), (64, 1)),
+        "fourteen": np.rint(16383 * usual).astype(np.uint16),
+        "again": np.rint(16383 * usual).astype(np.uint16),
         "twelve": np.rint(4095 * usual).astype(np.uint16),
-        "again": np.rint(4095 * usual).astype(np.uint16),
     }
     for name, pixels in images.items():
         Path(f"{name}.png").write_bytes(imagecodecs.png_encode(pixels))
-    result = run("usual.png", "smooth.png", "twelve.png", "again.png", "-o", "out")
+    result = run("usual.png", "smooth.png", "fourteen.png", "again.png", "twelve.png", "-o", "out")
     assert result.exit_code == 1
-    smooth, twelve, total = result.stderr.splitlines()
+    smooth, fourteen, twelve, total = result.stderr.splitlines()
     assert smooth.startswith("error: smooth.png: not restored, since its noise has a standard deviation of about 0.00")
     assert smooth.endswith("; --anyway restores it all the same")
-    assert twelve.startswith("warning: twelve.png: its intensities end at 0.0")  # and nothing of again.png
-    assert total == "warning: 3 of 4 files are unlike what the model was made for"
-    assert result.stdout == "3 files restored with models:/dae/1 to out, 1 not done.\n"
-    assert sorted(path.name for path in Path("out").iterdir()) == ["again.png", "twelve.png", "usual.png"]
+    assert fourteen.startswith("warning: fourteen.png: its intensities end at 0.2")  # and nothing of again.png
+    assert twelve.startswith("error: twelve.png: not restored, since its intensities end at 0.0")
+    assert total == "warning: 4 of 5 files are unlike what the model was made for"
+    assert result.stdout == "3 files restored with models:/dae/1 to out, 2 not done.\n"
+    assert sorted(path.name for path in Path("out").iterdir()) == ["again.png", "fourteen.png", "usual.png"]
+
+
+@pytest.mark.usefixtures("champion")
+def test_every_page_of_a_file_is_looked_at() -> None:
+    rng = np.random.default_rng(0)
+    faint = np.rint(16383 * np.clip(rng.normal(0.5, 0.1, (64, 64)), 0, 1)).astype(np.uint16)  # a warning
+    smooth = np.tile(np.arange(64, 128, dtype=np.uint16) * 257, (64, 1))
+    tifffile.imwrite("pages.tif", np.stack([faint, smooth]), photometric="minisblack")
+    refused = run("pages.tif", "-o", "out.tif")
+    assert refused.exit_code == 1
+    assert "not restored, since its noise has a standard deviation of about 0.00" in refused.stderr
+    assert not Path("out.tif").exists()
+    assert run("pages.tif", "-o", "out.tif", "--anyway").exit_code == 0
+
+
+@pytest.mark.usefixtures("champion")
+def test_what_was_said_of_a_file_that_was_left_is_said_of_one_that_is_restored_too() -> None:
+    rng = np.random.default_rng(0)
+    for name, sigma in {"weak": 0.005, "strong": 0.5, "strongish": 0.41}.items():
+        np.save(f"{name}.npy", (0.5 + rng.normal(0, sigma, (64, 64))).astype(np.float32))
+    result = run("weak.npy", "strong.npy", "strongish.npy", "-o", "out")
+    weak, strong, strongish, _ = result.stderr.splitlines()
+    assert "weak.npy: not restored, since its noise has a standard deviation of about 0.00" in weak
+    assert "strong.npy: not restored, since its noise has a standard deviation of about 0.5" in strong
+    assert strongish.startswith("warning: strongish.npy: its noise has a standard deviation of about 0.")
 
 
 @pytest.mark.usefixtures("champion")
@@ -212,7 +239,7 @@ def test_what_a_model_would_harm_is_named_in_short_after_the_first_and_restored_
     refused = run("smooth.png", "again.png", "colour.png", "-o", "out")
     assert refused.exit_code == 1
     _, again, colour, total = refused.stderr.splitlines()
-    assert again == "error: again.png: not restored, for the reason above"
+    assert again == "error: again.png: not restored, for the same reason as one above"
     assert colour.startswith(
         "error: colour.png: not restored, since it is in colour, the model was trained on images in grey"
     )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dae.config import ConfigError, DataConfig, ModelConfig, NoiseConfig, PipelineConfig
+from dae.config import ConfigError, DataConfig, ModelConfig, NoiseConfig, PipelineConfig, completed
 from dae.noise import Gaussian, Poisson, SaltAndPepper, Speckle
 
 
@@ -194,3 +194,19 @@ def test_the_flat_form_has_every_value_under_its_path_and_a_kind_under_its_name(
     assert (ranged["noise.kinds.speckle.variance.low"], ranged["noise.kinds.speckle.variance.high"]) == (0.5, 1)
     assert "noise.kinds.speckle.variance" not in ranged
     assert {f"data.{name}" for name in DataConfig.model_fields} <= set(flat)
+
+
+@pytest.mark.parametrize(("clip", "share"), [(True, 1), (False, 0)])
+def test_the_clip_of_older_configurations_is_read_as_a_share_of_files(clip: bool, share: float) -> None:
+    tree = {"noise": {"clip": clip}, "gate": {"max_val_mse_per_kind": {"gaussian": 0.01}}}
+    config = PipelineConfig.model_validate(tree)
+    assert config.noise.file_share == share
+    assert "clip" not in config.model_dump()["noise"]
+
+
+def test_what_a_run_of_before_did_not_record_is_as_it_was() -> None:
+    before = completed({"noise": {"clip": False}, "train": {"epochs": 3}})
+    config = PipelineConfig.model_validate(before)
+    assert (config.train.optimizer, config.train.clean_share, config.train.page_share) == ("adam", 0, 0)
+    now = {"noise": {"file_share": 0.0}, "train": {"epochs": 3}}
+    assert completed(now) == now

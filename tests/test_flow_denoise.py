@@ -77,7 +77,7 @@ def test_what_the_model_would_harm_is_left_unless_it_is_asked_for(tmp_path: Path
         denoise_folder(folder, out)
     first, second = str(caught.value).splitlines()[1:]
     assert "a.png: not restored, since it is in colour, the model was trained on images in grey" in first
-    assert second == f"{folder / 'b.png'}: not restored, for the reason above"
+    assert second == f"{folder / 'b.png'}: not restored, for the same reason as one above"
     assert not list(out.glob("*.png"))
     assert denoise_folder(folder, out, anyway=True).restored == 2
 

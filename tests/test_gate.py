@@ -124,6 +124,18 @@ def test_scores_that_do_not_say_what_becomes_of_clean_images_are_refused() -> No
     assert judge(found, GateConfig(clean_input=None)).promoted
 
 
+def test_a_limit_of_a_kind_holds_for_it_as_drawn_and_in_files() -> None:
+    both = {"poisson": 0.0005, "poisson_8bit": 0.002}
+    found = scored(model=both, nothing=dict.fromkeys(both, 0.04))
+    for limits, wanted in [
+        ({"poisson": 0.001}, ["val_mse_poisson_8bit"]),
+        ({"poisson_8bit": 0.001}, ["val_mse_poisson_8bit"]),
+        ({"poisson": 0.003}, []),
+        ({"speckle": 0.003}, ["val_mse_speckle"]),
+    ]:
+        assert failed(judge(found, GateConfig(max_val_mse_per_kind=limits))) == wanted
+
+
 def test_leaving_clean_images_alone_is_not_enough() -> None:
     policy = GateConfig(max_val_mse=None, beat_nothing=False, champion=None)
     assert not judge(scored(), policy).promoted

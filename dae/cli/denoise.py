@@ -43,7 +43,9 @@ def denoise(
         ),
     ] = "models:/dae@champion",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing; the noise is not looked at.")
+    ] = False,
     tile: Annotated[
         int, typer.Option(min=64, help="Side in pixels of the tiles that large images are cut into.")
     ] = 512,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,7 +115,6 @@ def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
     from dae import examples, file_plan, store
     from dae.cli.denoise import restore_files
     from dae.denoising import CHAMPION
-    from dae.pixels import DataError
 
     folder = store.cache() / "examples" / f"{version.name}-{version.version}"
     noisy, restored = folder / "noisy", folder / "restored"
@@ -125,12 +125,13 @@ def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
     of_model = "" if model == CHAMPION else f" --model {shlex.quote(model)}"
     logging.disable(logging.INFO)  # what was said of images and noise before
     try:
+        shutil.rmtree(folder, ignore_errors=True)
         files = examples.write_noisy(config, noisy)
         typer.echo(f"\nExamples: {len(files)} noisy files made of the test images, restored by")
         typer.echo(f"  {commands.dae(f'denoise {shown[0]} -o {shown[1]} --overwrite{of_model}')}")
         restore_files(file_plan.plan([str(noisy)], restored), model, Path(commands.shown(restored)), overwrite=True)
-    except (OSError, DataError) as error:
-        typer.echo(f"warning: no examples: {error}", err=True)
+    except Exception as error:  # noqa: BLE001
+        typer.echo(f"warning: no examples: {type(error).__name__}: {error}", err=True)
     finally:
         logging.disable(logging.NOTSET)
 
