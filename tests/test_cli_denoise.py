@@ -222,12 +222,12 @@ def test_every_page_of_a_file_is_looked_at() -> None:
 @pytest.mark.usefixtures("champion")
 def test_what_was_said_of_a_file_that_was_left_is_said_of_one_that_is_restored_too() -> None:
     rng = np.random.default_rng(0)
-    for name, sigma in {"weak": 0.005, "strong": 0.5, "strongish": 0.41}.items():
-        np.save(f"{name}.npy", (0.5 + rng.normal(0, sigma, (64, 64))).astype(np.float32))
+    for name, sigma in {"weak": 0.005, "strong": 0.5, "strongish": 0.4}.items():
+        np.save(f"{name}.npy", (0.5 + rng.normal(0, sigma, (280, 280))).astype(np.float32))
     result = run("weak.npy", "strong.npy", "strongish.npy", "-o", "out")
     weak, strong, strongish, _ = result.stderr.splitlines()
     assert "weak.npy: not restored, since its noise has a standard deviation of about 0.00" in weak
-    assert "strong.npy: not restored, since its noise has a standard deviation of about 0.5" in strong
+    assert "strong.npy: not restored, since its noise has a standard deviation of about 0.4" in strong
     assert strongish.startswith("warning: strongish.npy: its noise has a standard deviation of about 0.")
 
 
