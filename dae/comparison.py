@@ -5,27 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from dae.baselines import Contender
+from dae.records import EIGHT_BIT, mean
 from dae.report import Row, label
 
 SETTINGS_HEADER: Row = ("method", "noise", "settings", "tuned on")
 
 
+def tables(contenders: Sequence[Contender], kinds: Sequence[str]) -> Iterator[tuple[str, Row, list[Row]]]:
+    """Yield the title, the header and the rows of a table of test MSE for noise as drawn, and of one for noise in files."""
+    drawn = [kind for kind in kinds if not kind.endswith(EIGHT_BIT)]
+    filed = [kind for kind in kinds if kind.endswith(EIGHT_BIT)]
+    for title, members in (("Test MSE, noise as drawn", drawn), ("Test MSE, noise as in 8-bit files", filed)):
+        if members:
+            yield title, header(members), list(rows(contenders, members))
+
+
 def header(kinds: Sequence[str]) -> Row:
     """Return the names of the columns of `rows`: test MSE for each kind of noise and for all, then the rest."""
-    return ("method", "images", *map(label, kinds), "all", "PSNR", "SSIM", "images/s")
+    names = (label(kind.removesuffix(EIGHT_BIT)) for kind in kinds)
+    return ("method", "images", *names, "all", "PSNR", "SSIM", "images/s")
 
 
-def rows(contenders: Iterable[Contender]) -> Iterator[Row]:
-    """Yield a line of text cells a contender, of its scores on test images."""
+def rows(contenders: Iterable[Contender], kinds: Sequence[str]) -> Iterator[Row]:
+    """Yield a line of text cells a contender, of its scores on the test images with some kinds of noise."""
     for each in contenders:
-        test = each.scores.test
+        groups = [each.scores.test.per_kind[kind] for kind in kinds]
+        pooled = mean([group for group in groups if group.count])
         yield (
             each.title,
-            str(each.images),
-            *(f"{quality.mse:.5f}" for quality in test.per_kind.values()),
-            f"{test.pooled.mse:.5f}",
-            f"{test.pooled.psnr:.1f}",
-            f"{test.pooled.ssim:.3f}",
+            str(pooled.count),
+            *(f"{quality.mse:.5f}" for quality in groups),
+            f"{pooled.mse:.5f}",
+            f"{pooled.psnr:.1f}",
+            f"{pooled.ssim:.3f}",
             f"{each.scores.images_per_second:,.{0 if each.scores.images_per_second >= 10 else 1}f}",
         )
 

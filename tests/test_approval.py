@@ -58,7 +58,11 @@ def waiting(
     monkeypatch.setattr(approval, "POLL_SECONDS", 0.2)
     tracking.connect()
     policy = GateConfig(
-        max_val_mse=0.9, beat_nothing=False, works=None, approval_hours=getattr(request, "param", 600) / 3600
+        max_val_mse=0.9,
+        clean_input=None,
+        beat_nothing=False,
+        works=None,
+        approval_hours=getattr(request, "param", 600) / 3600,
     )
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(promote_version, PromotionRequest(version="1", model_name=NAME, gate=policy))

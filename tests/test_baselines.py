@@ -126,9 +126,13 @@ def test_the_tables_say_which_setting_was_for_what(sets: Sets) -> None:
 
     kinds = sets[1].test.kinds
     found = list(all_of_them())
-    lines = list(comparison.rows(found))
-    assert [line[:2] for line in lines] == [("nothing", "24"), ("median", "24"), ("median, told", "24")]
-    assert all(len(line) == len(comparison.header(kinds)) for line in lines)
+    drawn, filed = comparison.tables(found, kinds)
+    for title, head, lines in (drawn, filed):
+        assert title in ("Test MSE, noise as drawn", "Test MSE, noise as in 8-bit files")
+        assert head[2:6] == ("gaussian", "salt and pepper", "poisson", "speckle")
+        assert [line[0] for line in lines] == ["nothing", "median", "median, told"]
+        assert all(len(line) == len(head) for line in lines)
+    assert [int(one[1]) + int(other[1]) for one, other in zip(drawn[2], filed[2], strict=True)] == [24] * 3
     settings = list(comparison.settings(found, kinds))
     assert [line[:2] for line in settings] == [
         ("median", "all"),

@@ -69,7 +69,7 @@ def test_the_configuration_names_the_precision_and_refuses_another() -> None:
 def test_training_in_bfloat16_restores_better_than_doing_nothing(
     prepare: Callable[..., Prepared], tmp_path: Path
 ) -> None:
-    prepared = prepare("mixed_bfloat16", "train.epochs=8")
+    prepared = prepare("mixed_bfloat16", "train.epochs=8", "train.batch_size=32")
     _, history = training.fit(*prepared, tmp_path / "checkpoint")
     damaged, clean, _ = corruption.read_block(prepared[2].validation, slice(None))
     assert min(row["val_mse"] for row in history) < np.mean((np.clip(damaged, 0, 1) - clean) ** 2) / 2

@@ -115,16 +115,15 @@ def _measure(config: PipelineConfig, images: ImageSets, noisy: NoisySets, sizes:
 def _print(found: Sequence[Contender], kinds: tuple[str, ...], *, as_markdown: bool) -> None:
     from dae import comparison, report, tracking
 
-    scores = comparison.header(kinds), list(comparison.rows(found))
-    settings = comparison.SETTINGS_HEADER, list(comparison.settings(found, kinds))
+    tables = list(comparison.tables(found, kinds))
+    tables.append(
+        ("Settings, tuned on validation", comparison.SETTINGS_HEADER, list(comparison.settings(found, kinds)))
+    )
     if as_markdown:
-        typer.echo("\n\n".join(report.table([head, *lines]) for head, lines in (scores, settings)))
+        typer.echo("\n\n".join(f"{title}:\n\n{report.table([head, *lines])}" for title, head, lines in tables))
         return
     console: Any = options.console()
-    for title, (head, lines) in {
-        "Test MSE by kind of noise": scores,
-        "Settings, tuned on validation": settings,
-    }.items():
+    for title, head, lines in tables:
         console.print(_table(title, head, lines))
     console.print(
         "blind: one setting for all kinds of noise, as a model has; told: one for each, so it is told the kind."
