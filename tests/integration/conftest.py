@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = {
     "data": {"limit": 1200, "validation": 300, "test_limit": 300},
     "model": {"width": 8, "deep_width": 16},
-    "train": {"epochs": 3, "steps_per_epoch": None},
+    "train": {"epochs": 3, "batch_size": 32, "steps_per_epoch": None},
     "gate": {"max_val_mse": 0.1, "clean_input": None, "beat_nothing": False, "champion": None},
 }
 """Of every training here: a few seconds, and a gate that is open unless a test closes it."""
