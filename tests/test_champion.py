@@ -100,8 +100,8 @@ def test_files_of_every_kind_have_a_fifth_of_their_error_left(tmp_path: Path, su
             noise[kind.kind] = float(np.mean([mse(read(before / file), wanted[file][1]) for file in files]))
             left[kind.kind] = float(np.mean([mse(read(after / file), wanted[file][1]) for file in files]))
         assert sum(left.values()) <= sum(noise.values()) / 5
-        for name in noise:
-            assert left[name] <= most_left(name, suffix) * noise[name], (name, left, noise)
+        for name, error in noise.items():
+            assert left[name] <= most_left(name, suffix) * error, (name, left, noise)
 
 
 def test_what_holds_no_noise_stays_as_it_is(tmp_path: Path) -> None:
