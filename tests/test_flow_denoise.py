@@ -101,12 +101,12 @@ def test_from_the_command_line_it_says_in_one_message_what_became_of_the_files(c
     folder.mkdir()
     Image.fromarray(np.zeros((30, 40), np.uint8)).save(folder / "a.png")
     assert command(str(folder), str(out)) == (0, f"1 file restored with {champion}, 0 done before.\n", "")
-    dark = np.random.default_rng(0).integers(0, 6, (30, 40), np.uint8)
+    dark = np.random.default_rng(0).integers(0, 51, (30, 40), np.uint8)
     for name in ("dark.png", "night.png"):
         Image.fromarray(dark).save(folder / name)
     code, stdout, stderr = command(str(folder), str(out))
     assert (code, stdout) == (0, f"2 files restored with {champion}, 1 done before.\n")
-    assert stderr.startswith(f"warning: {folder / 'dark.png'}: its intensities end at 0.0196, ")
+    assert stderr.startswith(f"warning: {folder / 'dark.png'}: its intensities end at 0.196, ")
     assert stderr.endswith("\nwarning: 2 of 3 files are unlike what the model was made for\n")
     assert stderr.count("\n") == 2
     (folder / "bad.png").write_bytes(b"bad")
