@@ -128,11 +128,14 @@ def _parent() -> Path:
 
 def _digest(source: Source, config: DataConfig) -> str:
     """Return the digest of the files' bytes and the configuration; what is added counts only where it is asked for."""
-    added = () if source.also is None else (source.also.files,)
+    parts = [source.files, source.test_files, *([source.also.files] if source.also is not None else [])]
+    digests = [[store.file_sha256(file) for file in files] for files in parts]
+    if source.version is not None:
+        digests[0].append(source.version)
     return config_sha256(
         {
             "layout": LAYOUT,
-            "files": [[store.file_sha256(file) for file in each] for each in (source.files, source.test_files, *added)],
+            "files": digests,
             "config": config.model_dump(mode="json", exclude={"source", "test_source", "also"}),
         }
     )

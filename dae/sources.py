@@ -46,7 +46,10 @@ class Addition:
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source: its name, the files whose bytes identify it, its parts, the files of a test source, what is added."""
+    """An opened source: its name, its files, its parts, the files of a test source, and what is added.
+
+    The bytes of the files identify its images, and so does `version` where the images are made from them.
+    """
 
     name: str
     files: tuple[Path, ...]
@@ -54,6 +57,7 @@ class Source:
     test: Part | None = None
     test_files: tuple[Path, ...] = ()
     also: Addition | None = None
+    version: str | None = None
 
 
 def open_source(config: DataConfig) -> Source:
@@ -146,7 +150,7 @@ def _patches(made: ModuleType, name: str, patch: int | None) -> Source:
     """Return a source of patches that a module makes, one block a group in each of its splits."""
     side = patch or made.PATCH
     train, test = (Part(partial(made.blocks, split, side), grouped=True) for split in ("train", "test"))
-    return Source(name, made.files(), train, test)
+    return Source(name, made.files(), train, test, version=made.VERSION)
 
 
 NAMED: dict[str, Callable[[int | None], Source]] = {
