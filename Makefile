@@ -14,7 +14,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 FAST_TESTS = $(PYTEST) -m "not slow and not integration and not champion"
 READY_DEV := $(VENV)/.ready-requirements-dev
 READY_RUN := $(if $(filter jax,$(KERAS_BACKEND)),$(READY_DEV),$(READY))
-JAX_TESTS := $(addprefix tests/test_,architectures.py backends.py flows.py inference.py precision.py provenance.py registry.py training.py)
+JAX_TESTS := $(addprefix tests/,test_backends.py flows/test_train.py networks/ promotion/test_registry.py tracking/test_provenance.py training/)
 # Logs in to the services of make services, where the environment names no others.
 AS_CLIENT = set -a; test -n "$$PREFECT_API_URL" || ! test -f $(CLIENT) || { . ./$(CLIENT); DAE_CLIENT=$(CLIENT); };
 CLIENT := .services/client.env

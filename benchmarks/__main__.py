@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from benchmarks import page
-from dae import backend
+from dae import runtime
 
 NAMES = ("target", "quality", "noise", "starving", "inference", "service", "denoising", "scale", "memory", "overhead")
 
@@ -16,7 +16,7 @@ def main() -> None:
     chosen = sys.argv[1:] or NAMES
     if unknown := sorted(set(chosen) - set(NAMES)):
         raise SystemExit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    backend.configure()
+    runtime.configure()
     modules = {name: importlib.import_module(f"benchmarks.{name}") for name in NAMES}
     for name in chosen:
         rows = modules[name].measure()

@@ -21,12 +21,12 @@ STAGE = """
 import json, re, sys, time
 from pathlib import Path
 import numpy as np
-from dae import backend
-backend.import_keras()
-from dae.architectures import build
-from dae.config import ModelConfig
-from dae.image_denoiser import ImageDenoiser
-from dae.inference import denoiser
+from dae import runtime
+runtime.import_keras()
+from dae.networks.build import build
+from dae.config.schema import ModelConfig
+from dae.inference.denoiser import ImageDenoiser
+from dae.networks.predict import denoiser
 
 height, way = int(sys.argv[1]), sys.argv[2]
 model = build(ModelConfig(), (28, 28, 3))

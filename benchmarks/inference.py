@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Row, seconds
-from dae import architectures, data, export, rng
-from dae.config import DataConfig, ModelConfig, NoiseConfig
-from dae.inference import BATCH, denoiser
-from dae.noise import Images, corrupt
+from dae import random_streams
+from dae.config.schema import DataConfig, ModelConfig, NoiseConfig
+from dae.data import datasets
+from dae.inference import onnx_export
+from dae.networks import build
+from dae.networks.predict import BATCH, denoiser
+from dae.noise.kinds import Images, corrupt
 
 REPEATS = 7
 COUNT = 4 * BATCH
@@ -36,15 +39,15 @@ def runs() -> dict[str, Run]:
     """
 
     def ours() -> Any:
-        return architectures.build(ModelConfig(), (28, 28, 1))
+        return build.build(ModelConfig(), (28, 28, 1))
 
     return {
         "ours, batches": denoiser(ours()),
-        "article, batches": functools.partial(architectures.article().predict, batch_size=BATCH, verbose=0),
+        "article, batches": functools.partial(build.article().predict, batch_size=BATCH, verbose=0),
         "ours": ours().predict_on_batch,
-        "article": architectures.article().predict_on_batch,
+        "article": build.article().predict_on_batch,
         "ours, onnx": _onnx(ours()),
-        "article, onnx": _onnx(architectures.article()),
+        "article, onnx": _onnx(build.article()),
     }
 
 
@@ -52,20 +55,20 @@ def _onnx(model: Any) -> Run:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
-        made = export.to_onnx(model, Path(folder) / "model.onnx")
+        made = onnx_export.to_onnx(model, Path(folder) / "model.onnx")
         session = onnxruntime.InferenceSession(made.path, providers=["CPUExecutionProvider"])
 
     def run(noisy: Images) -> None:
         for start in range(0, len(noisy), BATCH):
-            session.run([export.OUTPUT], {export.INPUT: noisy[start : start + BATCH]})
+            session.run([onnx_export.OUTPUT], {onnx_export.INPUT: noisy[start : start + BATCH]})
 
     return run
 
 
 def noisy_images() -> Images:
     """Return noisy test images of MNIST."""
-    clean = np.load(data.ingest(DataConfig()).test.path)[:COUNT].astype(np.float32) / np.float32(255)
-    return corrupt(clean, NoiseConfig().kinds, rng.stream(0, "bench"))[0]
+    clean = np.load(datasets.ingest(DataConfig()).test.path)[:COUNT].astype(np.float32) / np.float32(255)
+    return corrupt(clean, NoiseConfig().kinds, random_streams.stream(0, "bench"))[0]
 
 
 def throughput(ways: dict[str, Run], noisy: Images) -> list[Row]:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import Row, seconds
-from dae import corruption, data, rng
-from dae.config import DataConfig, NoiseConfig
-from dae.noise import corrupt
+from dae import random_streams
+from dae.config.schema import DataConfig, NoiseConfig
+from dae.data import datasets, noisy_datasets
+from dae.noise.kinds import corrupt
 
 REPEATS = 5
 Image = NDArray[np.float64]
@@ -64,24 +65,24 @@ def batched(pixels: NDArray[np.uint8], kinds: tuple[int, ...], workers: int) -> 
     def draw(part: tuple[int, slice]) -> None:
         clean = pixels[part[1]].astype(np.float32)
         clean /= np.float32(255)
-        corrupt(clean, [KINDS[kind] for kind in kinds], rng.stream(0, "bench", part[0]))
+        corrupt(clean, [KINDS[kind] for kind in kinds], random_streams.stream(0, "bench", part[0]))
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(draw, data.blocks(len(pixels), pixels.shape[1:])))
+        list(pool.map(draw, datasets.blocks(len(pixels), pixels.shape[1:])))
 
 
 def measure() -> list[Row]:
     """Measure the loop, one thread and the task's threads in turn, several times."""
-    pixels = np.load(data.ingest(DataConfig()).test.path)
+    pixels = np.load(datasets.ingest(DataConfig()).test.path)
     choices: list[tuple[str, tuple[int, ...]]] = [(kind.kind, (i,)) for i, kind in enumerate(KINDS)]
     rows = []
     for name, chosen in [*choices, ("equal mix", tuple(range(len(KINDS))))]:
         works = (
             partial(loop, pixels, tuple(LOOP[kind] for kind in chosen)),
-            *(partial(batched, pixels, chosen, workers) for workers in (1, corruption.WORKERS)),
+            *(partial(batched, pixels, chosen, workers) for workers in (1, noisy_datasets.WORKERS)),
         )
         looped, *drawn = zip(*([len(pixels) / seconds(work) for work in works] for _ in range(REPEATS)), strict=True)
-        for threads, rates in zip(("one thread", f"{corruption.WORKERS} threads"), drawn, strict=True):
+        for threads, rates in zip(("one thread", f"{noisy_datasets.WORKERS} threads"), drawn, strict=True):
             target = 20 if (name, threads) == ("equal mix", "one thread") else None
             what = f"{name.replace('_', ' ')}, {threads}"
             rows.append(Row(what, "images/s", rates, looped, "the article's loop", target=target))

@@ -26,25 +26,25 @@ STAGES = ("ingest", "corrupt", "train", "evaluate")
 RUNS, REPEATS = 4, 3
 PARTS = r"""
 import json, time
-from dae import backend
-backend.configure(terminal=True)
+from dae import runtime
+runtime.configure(terminal=True)
 took, started = {}, time.perf_counter()
 def part(name):
     global started
     took[name] = time.perf_counter() - started
     started = time.perf_counter()
 
-from flows import server
-url = server.start()()
+from flows.deployment import local_server
+url = local_server.start()()
 part("start-up of Prefect's server")
 import prefect
 part("import of Prefect")
 import mlflow
 part("import of MLflow")
 import flows.train
-from dae import model_logging, tracking
+from dae.tracking import log_model, client as client_module
 part("import of the flow")
-backend.import_keras()
+runtime.import_keras()
 part("import of Keras and TensorFlow")
 
 from prefect import flow, task
@@ -60,22 +60,22 @@ with temporary_settings({PREFECT_API_URL: url}):
     part("orchestration: a flow of five tasks that do nothing")
 
 import numpy as np
-from dae import figures
-from dae.architectures import build
-from dae.config import ModelConfig, PipelineConfig
+from dae.evaluation import figures
+from dae.networks.build import build
+from dae.config.schema import ModelConfig, PipelineConfig
 config = PipelineConfig()
 started = time.perf_counter()
-with tracking.run(config, "none") as run_id:
+with open_run(config, "none") as run_id:
     rows = [{"train_loss": 0.1, "val_mse": 0.1 / (epoch + 1), "epoch_seconds": 1.0} for epoch in range(8)]
     for epoch, row in enumerate(rows):
-        tracking.log_epoch(run_id, epoch, row)
+        log_epoch(run_id, epoch, row)
     for name in ("loss_curves", *"abcdefg"):
-        tracking.log_figure(run_id, figures.loss_curves(rows, 0.0069), name)
+        log_figure(run_id, figures.loss_curves(rows, 0.0069), name)
 part("tracking: a run of eight epochs and eight figures")
 model = build(ModelConfig(), (28, 28, 1))
 model.compile("adam", "mse")
 started = time.perf_counter()
-model_logging.log(run_id, model, np.zeros((2, 28, 28, 1), np.float32), "dae")
+log_model.log(run_id, model, np.zeros((2, 28, 28, 1), np.float32), "dae")
 part("model logging")
 print(json.dumps(took))
 """

@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Row, spread
-from dae import figures, provenance, store
+from dae import storage
+from dae.evaluation import figures
+from dae.tracking import provenance
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEADER = ("what", "unit", "this project", "reference", "times better", "asked for")
@@ -36,7 +38,7 @@ def record(name: str, rows: list[Row], docs: Path = DOCS) -> None:
     """Keep the figures of a benchmark, with when and where they were measured."""
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     kept = _kept(docs) | {name: {"when": now, "machine": _machine(), "rows": [asdict(row) for row in rows]}}
-    store.write_text(docs / "benchmarks.json", json.dumps(kept, indent=1) + "\n")
+    storage.write_text(docs / "benchmarks.json", json.dumps(kept, indent=1) + "\n")
 
 
 def show(module: ModuleType, rows: list[Row]) -> None:
@@ -56,7 +58,7 @@ def write(modules: dict[str, ModuleType], docs: Path = DOCS) -> None:
         text.append(f"\n## {_title(modules[name])}\n\n{_notes(modules[name])}")
         text.append(f"{kept[name]['machine']}; {kept[name]['when']}; `make bench ARGS={name}`.\n\n")
         text += [f"| {' | '.join(line)} |\n" for line in (HEADER, ["---"] * len(HEADER), *map(_cells, rows))]
-    store.write_text(docs / "benchmarks.md", "".join(text))
+    storage.write_text(docs / "benchmarks.md", "".join(text))
     figures.save(picture(parts), docs / "benchmarks.png")
 
 

@@ -28,10 +28,11 @@ STAGE = """
 import json, re, sys, time
 from pathlib import Path
 import keras
-from dae import corruption, data, evaluation, metrics
-from dae.architectures import build
-from dae.config import DataConfig, ModelConfig, NoiseConfig
-from dae.inference import denoiser
+from dae.data import noisy_datasets, datasets
+from dae.evaluation import scores, metrics
+from dae.networks.build import build
+from dae.config.schema import DataConfig, ModelConfig, NoiseConfig
+from dae.networks.predict import denoiser
 
 source, validation, test, stage = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 config = DataConfig(source=source, validation=validation, test=test)
@@ -47,17 +48,17 @@ def tell(taken):
 if stage == "nothing":
     tell(0)
 started = time.perf_counter()
-images = data.ingest(config)
+images = datasets.ingest(config)
 if stage != "ingest":
-    corruption.fresh(images.train, slice(64), NoiseConfig(), 0, 0, 0)
+    noisy_datasets.fresh(images.train, slice(64), NoiseConfig(), 0, 0, 0)
     started = time.perf_counter()
-    noisy = corruption.corrupt_sets(images, NoiseConfig(training="frozen"))
+    noisy = noisy_datasets.corrupt_sets(images, NoiseConfig(training="frozen"))
 if stage == "evaluate":
     denoise = denoiser(build(ModelConfig(), images.train.shape))
-    damaged, clean, _ = corruption.read_block(noisy.test, slice(8))
+    damaged, clean, _ = noisy_datasets.read_block(noisy.test, slice(8))
     metrics.ssim(denoise(damaged), clean)
     started = time.perf_counter()
-    evaluation.evaluate(denoise, noisy, "untrained")
+    scores.evaluate(denoise, noisy, "untrained")
 tell(time.perf_counter() - started)
 """
 

@@ -29,23 +29,25 @@ import numpy as np
 from benchmarks import flows
 from benchmarks.inference import noisy_images
 from benchmarks.measure import Row
-from dae import architectures, scoring
 from dae.cli import options
-from dae.config import ModelConfig
+from dae.config.schema import ModelConfig
+from dae.networks import build
+from dae.tracking import pyfunc
 
 CLIENTS = (1, 8, 32)
 REPEATS, REQUESTS, IMAGES, WARM_UP = 3, 480, 64, 32
 FIGURES = ("images/s", "median wait", "95th percentile of the wait", "99th percentile of the wait")
 ALONE = "the same model in one process"
 STORE = r"""
-from dae import backend
-backend.configure(terminal=True)
+from dae import runtime
+runtime.configure(terminal=True)
 import numpy as np
-from dae import architectures, model_logging, tracking
-from dae.config import ModelConfig, PipelineConfig
-with tracking.run(PipelineConfig(), "none") as run_id:
-    model = architectures.build(ModelConfig(), (28, 28, 1))
-    model_logging.log(run_id, model, np.zeros((2, 28, 28, 1), np.float32), "dae")
+from dae.networks import build
+from dae.tracking import log_model, client as client_module
+from dae.config.schema import ModelConfig, PipelineConfig
+with open_run(PipelineConfig(), "none") as run_id:
+    model = build.build(ModelConfig(), (28, 28, 1))
+    log_model.log(run_id, model, np.zeros((2, 28, 28, 1), np.float32), "dae")
 print(run_id)
 """
 
@@ -135,7 +137,7 @@ def _figures(waits: Sequence[float], whole: float) -> tuple[float, ...]:
 
 def measure() -> list[Row]:
     """Ask in both forms, with every number of clients in turn, several times over."""
-    alone = scoring.Service(architectures.build(ModelConfig(), (28, 28, 1)))
+    alone = pyfunc.Service(build.build(ModelConfig(), (28, 28, 1)))
     found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as port:
         asking = forms()

@@ -11,8 +11,10 @@ from pathlib import Path
 import keras
 
 from benchmarks.measure import Row, seconds
-from dae import config_files, corruption, data, training
-from dae.noise import Images
+from dae.config import loading
+from dae.data import datasets, noisy_datasets
+from dae.noise.kinds import Images
+from dae.training import fit
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 REPEATS, STEPS = 5, 100
@@ -36,10 +38,10 @@ def measure() -> list[Row]:
     """Time a hundred steps of each kind in turn, several times, after the network is traced."""
     rows = []
     for name in ("default", "article"):
-        config = config_files.load(CONFIGS / f"{name}.yaml")
-        images = data.ingest(config.data)
-        fresh = training.NoisyBatches(config, images, corruption.corrupt_sets(images, config.noise))
-        model = training.compiled(config, images)
+        config = loading.load(CONFIGS / f"{name}.yaml")
+        images = datasets.ingest(config.data)
+        fresh = fit.NoisyBatches(config, images, noisy_datasets.corrupt_sets(images, config.noise))
+        model = fit.compiled(config, images)
         _step(model, fresh, 3)
         timed = [(_step(model, fresh, STEPS), _step(model, SameBatch(fresh[0]), STEPS)) for _ in range(REPEATS)]
         drawn, repeated = zip(*timed, strict=True)

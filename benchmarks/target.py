@@ -14,9 +14,11 @@ import statistics
 from pathlib import Path
 
 from benchmarks.measure import Row, seconds
-from dae import config_files, corruption, data, training
-from dae.config import PipelineConfig
-from dae.records import NoisySet
+from dae.config import loading
+from dae.config.schema import PipelineConfig
+from dae.data import datasets, noisy_datasets
+from dae.schemas import NoisySet
+from dae.training import fit
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TARGET = 0.0069
@@ -29,9 +31,9 @@ QUICK += ["train.batch_size=32", "train.clean_share=0", "train.page_share=0", "n
 
 def measure() -> list[Row]:
     """Train the default network with five seeds and the article's with one."""
-    article = config_files.load(CONFIGS / "article.yaml")
-    judged = corruption.corrupt_sets(data.ingest(article.data), article.noise).validation
-    quick = [_quick(config_files.load(None, [*QUICK, f"train.seed={seed}"]), judged) for seed in range(SEEDS)]
+    article = loading.load(CONFIGS / "article.yaml")
+    judged = noisy_datasets.corrupt_sets(datasets.ingest(article.data), article.noise).validation
+    quick = [_quick(loading.load(None, [*QUICK, f"train.seed={seed}"]), judged) for seed in range(SEEDS)]
     whole, first, errors = zip(*quick, strict=True)
     taken, ending = _article(article, judged, ENOUGH * statistics.median(whole))
     return [
@@ -50,32 +52,32 @@ def measure() -> list[Row]:
 
 
 def _quick(config: PipelineConfig, judged: NoisySet) -> tuple[float, float, float]:
-    images = data.ingest(config.data)
-    noisy = corruption.corrupt_sets(images, config.noise)
+    images = datasets.ingest(config.data)
+    noisy = noisy_datasets.corrupt_sets(images, config.noise)
 
     def train(steps: int) -> None:
         model.fit(batches, steps_per_epoch=steps, initial_epoch=0, epochs=1, verbose=0, shuffle=False)
 
-    batches = training.NoisyBatches(config, images, noisy)
-    model = training.compiled(config, images)
+    batches = fit.NoisyBatches(config, images, noisy)
+    model = fit.compiled(config, images)
     first = seconds(lambda: train(1))
-    model = training.compiled(config, images)
+    model = fit.compiled(config, images)
     taken = seconds(lambda: train(batches.steps))
-    error = training.validation_mse(model, judged)
+    error = fit.validation_mse(model, judged)
     if error > TARGET:
         raise SystemExit(f"seed {config.train.seed}: validation MSE {error:.5f} after {batches.steps} steps")
     return taken, first, error
 
 
 def _article(config: PipelineConfig, judged: NoisySet, most: float) -> tuple[float, str]:
-    images = data.ingest(config.data)
-    batches = training.NoisyBatches(config, images, corruption.corrupt_sets(images, config.noise))
-    model = training.compiled(config, images)
+    images = datasets.ingest(config.data)
+    batches = fit.NoisyBatches(config, images, noisy_datasets.corrupt_sets(images, config.noise))
+    model = fit.compiled(config, images)
     taken, error, epoch = 0.0, float("inf"), 0
     while error > TARGET and taken < most:
         batches.first_epoch = epoch
         taken += seconds(lambda: model.fit(batches, steps_per_epoch=batches.steps, epochs=1, verbose=0, shuffle=False))
-        error = training.validation_mse(model, judged)
+        error = fit.validation_mse(model, judged)
         epoch += 1
         print(f"the article's model, epoch {epoch}: {error:.5f} after {taken:.0f} s", flush=True)
     return taken, f"{epoch} epochs" if error <= TARGET else f"still at {error:.5f} after {epoch} epochs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dae.image_denoiser import ImageDenoiser
+    from dae.inference.denoiser import ImageDenoiser
 
 
 def load(reference: str = "models:/dae@champion") -> ImageDenoiser:
@@ -31,9 +31,9 @@ def load(reference: str = "models:/dae@champion") -> ImageDenoiser:
     --------
     >>> restored = load("models:/dae@champion")(images)  # doctest: +SKIP
     """
-    from dae import backend
+    from dae import runtime
 
-    backend.configure()  # before Keras is imported
-    from dae import denoising
+    runtime.configure()  # before Keras is imported
+    from dae.inference import files
 
-    return denoising.load(reference)
+    return files.load(reference)

@@ -1,5 +1,5 @@
 """Prefect flows: their tasks in reading order."""
 
-from dae import backend
+from dae import runtime
 
-backend.prepare_prefect()  # the modules below import Prefect, which reads its settings then
+runtime.prepare_prefect()  # the modules below import Prefect, which reads its settings then

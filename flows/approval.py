@@ -17,10 +17,12 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 
-from dae import commands, provenance, report
-from dae.config import GateConfig
-from dae.records import NoisySets, Scores
-from dae.verdicts import Answer, Candidate, Outcome, Trial
+from dae import command_lines
+from dae.config.schema import GateConfig
+from dae.evaluation import tables
+from dae.promotion.schemas import Answer, Candidate, Outcome, Trial
+from dae.schemas import NoisySets, Scores
+from dae.tracking import provenance
 from tasks.judge import judge
 
 POLL_SECONDS = 5
@@ -52,13 +54,13 @@ def asked(
     verdict, trial = judge(candidate, scores, noisy, policy)
     if not (verdict.promoted or policy.force):
         return None, trial
-    question = report.question(candidate, verdict, policy)
+    question = tables.question(candidate, verdict, policy)
     logger.info("approve: %s", question)
     logger.info(
         "approve: waiting for %g hours; answer in Prefect's UI, or with:\n  PREFECT_API_URL=%s %s",
         policy.approval_hours,
         shlex.quote(str(PREFECT_API_URL.value())),
-        commands.dae(f"approve {flow_run.id} --yes"),
+        command_lines.dae(f"approve {flow_run.id} --yes"),
     )
     said = _wait(question, max(1, round(policy.approval_hours * 3600)))
     event: Outcome = "promoted" if verdict.promoted else "forced"

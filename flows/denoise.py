@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 if __name__ == "__main__":
-    from dae import backend
-    from flows import server
+    from dae import runtime
+    from flows.deployment import local_server
 
-    backend.configure(terminal=True)  # the terminal is for one summary
-    api_url = server.start()  # both before Prefect is imported
+    runtime.configure(terminal=True)  # the terminal is for one summary
+    api_url = local_server.start()  # both before Prefect is imported
 
 from prefect import flow, unmapped
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from dae import census, file_plan, models
-from dae.denoising import CHAMPION, Concerns, Outcome
-from dae.records import Frozen
+from dae.inference import file_plan
+from dae.inference.files import CHAMPION, Concerns, Outcome
+from dae.maintenance import census
+from dae.schemas import Frozen
+from dae.tracking import models
 from tasks.denoise import denoise
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
@@ -100,7 +102,7 @@ def main(
     try:
         with temporary_settings({PREFECT_API_URL: api_url()}):
             done = denoise_folder(folder, output, model, batch, overwrite, anyway)
-    except (FilesNotRestored, file_plan.PlanError, models.ModelError, server.ServerError) as error:
+    except (FilesNotRestored, file_plan.PlanError, models.ModelError, local_server.ServerError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, file_plan.PlanError) else 1) from error
     files = f"{done.restored} file{'' if done.restored == 1 else 's'}"

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from prefect.states import Completed
 
-from dae import report
-from dae.verdicts import PipelineResult, PromotionResult
+from dae.evaluation import tables
+from dae.promotion.schemas import PipelineResult, PromotionResult
 
 Result = TypeVar("Result", PipelineResult, PromotionResult)
 REFUSED = "Refused"
@@ -21,7 +21,7 @@ def ended(result: Result) -> Result:
     """
     if result.version.decision.event != "refused":
         return result
-    said = report.headline(result.version).removeprefix(f"{REFUSED}: ")
+    said = tables.headline(result.version).removeprefix(f"{REFUSED}: ")
     message = " ".join([said, *result.version.verdict.reasons])
     state: Any = Completed(name=REFUSED, message=message, data=result)
     return state  # type: ignore[no-any-return]  # Prefect takes the state apart

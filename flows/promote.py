@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from prefect import flow
 
-from dae import census, past_runs, registry, tracking
-from dae.config import GateConfig, TrackingConfig
-from dae.records import Frozen
-from dae.verdicts import PromotionResult
+from dae.config.schema import GateConfig, TrackingConfig
+from dae.maintenance import census
+from dae.promotion import registry
+from dae.promotion.schemas import PromotionResult
+from dae.schemas import Frozen
+from dae.tracking import runs
+from dae.tracking.client import connect
 from flows import approval, outcome
 from tasks.promote import promote
 from tasks.score import score
@@ -27,9 +30,9 @@ class PromotionRequest(Frozen):
 @flow(name="promote-denoiser", flow_run_name="{request.model_name}-{request.version}", validate_parameters=True)
 def promote_version(request: PromotionRequest) -> PromotionResult:
     """Score a registered version and the champion on the same noisy images, judge, and promote it if it may be."""
-    tracking.connect()
+    connect()
     candidate = registry.candidate(request.model_name, request.version)
-    config = past_runs.config_of(candidate.run_id)
+    config = runs.config_of(candidate.run_id)
     policy = request.gate or config.gate.without_switches()
     census.keep(candidate.run_id, KEPT_HOURS + (policy.approval_hours or 0))
     scores, noisy = score(candidate, config)

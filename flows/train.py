@@ -13,10 +13,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from dae import past_runs, promotion, store, tracking
-from dae.config import PipelineConfig
-from dae.verdicts import PipelineResult
-from flows import approval, limits, outcome
+from dae import storage
+from dae.config.schema import PipelineConfig
+from dae.promotion.promote import note_dry_run
+from dae.promotion.schemas import PipelineResult
+from dae.tracking import runs
+from dae.tracking.client import connect, log_metrics, open_run, unfinished
+from flows import approval, outcome, run_control
 from tasks.corrupt import corrupt
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
@@ -29,7 +32,7 @@ from tasks.train import train
     name="train-denoiser",
     flow_run_name="{config.run_name}",
     validate_parameters=True,
-    timeout_seconds=limits.timeout_seconds(),
+    timeout_seconds=run_control.timeout_seconds(),
 )
 def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:  # noqa: B008  (frozen)
     """Train a denoiser and promote it if the gate lets it pass.
@@ -37,13 +40,13 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     One flow run is one MLflow run of the same name; each is tagged with the other's id, and their final states agree. A
     run that the gate refuses ends as completed, under the name ``Refused``.
     """
-    if (state := limits.superseded()) is not None:
+    if (state := run_control.superseded()) is not None:
         return state  # type: ignore[return-value]  # Prefect takes it for how the run ended
-    limits.require_time(config.gate.approval_hours)
+    run_control.require_time(config.gate.approval_hours)
     seconds: dict[str, float] = {}
     if config.tracking.resume:
         _close(config.tracking.resume)
-    with tracking.run(config, str(flow_run.id)) as run_id:
+    with open_run(config, str(flow_run.id)) as run_id:
         with _clock(seconds, "ingest"):
             images = ingest(config)
         with _clock(seconds, "corrupt"):
@@ -58,13 +61,13 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
         with _clock(seconds, "promote"):
             version = promote(candidate, scores, noisy, config.gate, answer, trial)
         if version.decision.dry_run:
-            promotion.note_dry_run(candidate, version.decision)
-        tracking.log_metrics(run_id, {f"seconds_{stage}": value for stage, value in seconds.items()})
+            note_dry_run(candidate, version.decision)
+        log_metrics(run_id, {f"seconds_{stage}": value for stage, value in seconds.items()})
         result = PipelineResult(
             run_id=run_id, run_name=config.run_name, model=model, scores=scores, version=version, seconds=seconds
         )
-        past_runs.log_result(result)
-        store.discard("checkpoints", run_id)
+        runs.log_result(result)
+        storage.discard("checkpoints", run_id)
     return outcome.ended(result)
 
 
@@ -76,8 +79,8 @@ def _close(resumed: str) -> None:
     TrackingError
         If the run has not stopped.
     """
-    tracking.unfinished(tracking.connect(), resumed)
-    flow_run_id = past_runs.flow_run_of(resumed)
+    unfinished(connect(), resumed)
+    flow_run_id = runs.flow_run_of(resumed)
     if flow_run_id is None:
         return
     with get_client(sync_client=True) as client:

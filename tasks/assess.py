@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dae import staleness
-from dae.staleness import Staleness, StalenessPolicy
+from dae.monitoring import staleness
+from dae.monitoring.staleness import Staleness, StalenessPolicy
 from tasks.retries import RETRIES
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dae import corruption, recording
-from dae.config import PipelineConfig
-from dae.records import ImageSets, NoisySets
+from dae.config.schema import PipelineConfig
+from dae.data import noisy_datasets
+from dae.schemas import ImageSets, NoisySets
+from dae.tracking import run_logging
 from tasks.retries import RETRIES
 
 
 @task(cache_policy=NO_CACHE, **RETRIES)
 def corrupt(config: PipelineConfig, images: ImageSets, run_id: str) -> NoisySets:
     """Draw the noise, or find it drawn, and log what the run works on."""
-    noisy = corruption.corrupt_sets(images, config.noise)
-    recording.log_inputs(run_id, images, noisy)
+    noisy = noisy_datasets.corrupt_sets(images, config.noise)
+    run_logging.log_inputs(run_id, images, noisy)
     return noisy

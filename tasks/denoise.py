@@ -9,10 +9,10 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dae import denoising, resumption
-from dae.denoising import Outcome
-from dae.file_plan import Job
-from dae.image_denoiser import ImageDenoiser
+from dae.inference import files, resume
+from dae.inference.denoiser import ImageDenoiser
+from dae.inference.file_plan import Job
+from dae.inference.files import Outcome
 
 _loading = threading.Lock()
 
@@ -21,7 +21,7 @@ _loading = threading.Lock()
 def denoise(jobs: tuple[Job, ...], output: Path, model: str, overwrite: bool, anyway: bool) -> list[Outcome]:
     """Restore files; a bad one is told in its outcome."""
     load = functools.partial(_model, model)
-    outcomes = resumption.denoise_unfinished(jobs, output, model, load, overwrite=overwrite, anyway=anyway)
+    outcomes = resume.denoise_unfinished(jobs, output, model, load, overwrite=overwrite, anyway=anyway)
     for outcome in outcomes:
         if outcome.error:
             get_run_logger().error(outcome.error)  # the flow says it again, for the terminal
@@ -36,4 +36,4 @@ def _model(reference: str) -> ImageDenoiser:
 @functools.lru_cache(maxsize=1)
 def _loaded(reference: str) -> ImageDenoiser:
     """Return a model, loaded once for all the batches of a process."""
-    return denoising.load(reference)
+    return files.load(reference)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dae import data
-from dae.config import PipelineConfig
-from dae.records import ImageSets
+from dae.config.schema import PipelineConfig
+from dae.data import datasets
+from dae.schemas import ImageSets
 from tasks.retries import RETRIES
 
 
@@ -15,9 +15,9 @@ from tasks.retries import RETRIES
 def ingest(config: PipelineConfig) -> ImageSets:
     """Store the images, or find them stored, and refuse what could not be used in the end before anything long starts."""
     if config.gate.beat_baselines:
-        from dae import baselines
+        from dae.evaluation import baselines
 
         baselines.require(config.gate.beat_baselines, config)
-    images = data.ingest(config.data)
+    images = datasets.ingest(config.data)
     config.model.require(images.train.shape)
     return images

@@ -6,10 +6,12 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from dae import promotion, registry, report
-from dae.config import GateConfig
-from dae.records import NoisySets, Scores
-from dae.verdicts import Answer, Candidate, ModelVersion, Trial
+from dae.config.schema import GateConfig
+from dae.evaluation import tables
+from dae.promotion import registry
+from dae.promotion.promote import decide
+from dae.promotion.schemas import Answer, Candidate, ModelVersion, Trial
+from dae.schemas import NoisySets, Scores
 
 
 @task(cache_policy=NO_CACHE)
@@ -25,10 +27,10 @@ def promote(
 
     `trial` is what the version did when a person was asked; it is not tried again then.
     """
-    from dae.evidence import Judge
+    from dae.promotion.evidence import Judge
 
     judge = Judge(candidate, scores, noisy, policy, trial)
-    decision = promotion.decide(
+    decision = decide(
         candidate, judge, policy, trial=lambda: judge.trial, answer=answer, val_mse=scores.validation.pooled.mse
     )
     version = ModelVersion(
@@ -38,5 +40,5 @@ def promote(
         decision=decision,
         aliases=tuple(registry.version(candidate.name, candidate.version).aliases),
     )
-    create_markdown_artifact(report.markdown(version, scores), key="verdict", description=report.headline(version))
+    create_markdown_artifact(tables.markdown(version, scores), key="verdict", description=tables.headline(version))
     return version

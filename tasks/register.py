@@ -5,10 +5,10 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dae import registry
-from dae.config import PipelineConfig
-from dae.records import ImageSets, NoisySets, Scores, TrainedModel
-from dae.verdicts import Candidate
+from dae.config.schema import PipelineConfig
+from dae.promotion import registry
+from dae.promotion.schemas import Candidate
+from dae.schemas import ImageSets, NoisySets, Scores, TrainedModel
 
 
 @task(cache_policy=NO_CACHE)

@@ -7,7 +7,7 @@ from typing import Any
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from dae.transient import transient
+from dae.tracking.transient import transient
 
 
 def helps(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -8,32 +8,37 @@ from collections.abc import Mapping
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dae import corruption, model_logging, noise_level, store, tracking
-from dae.config import PipelineConfig
-from dae.records import ImageSets, NoisySets, TrainedModel
+from dae import storage
+from dae.config.schema import PipelineConfig
+from dae.data import noisy_datasets
+from dae.noise import estimation
+from dae.schemas import ImageSets, NoisySets, TrainedModel
+from dae.tracking import log_model
+from dae.tracking.client import log_epoch, log_figure
 from tasks.retries import RETRIES
 
 
 @task(cache_policy=NO_CACHE, **RETRIES)
 def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: str) -> TrainedModel:
     """Train, or go on where this run was interrupted, and log the model that validated best."""
-    from dae import figures, training
+    from dae.evaluation import figures
+    from dae.training import fit
 
     logger = get_run_logger()
 
     def report(epoch: int, row: Mapping[str, float]) -> None:
-        tracking.log_epoch(run_id, epoch, row)
+        log_epoch(run_id, epoch, row)
         logger.info("epoch %d: training loss %.5f, validation MSE %.5f", epoch + 1, row["train_loss"], row["val_mse"])
 
     started = time.perf_counter()
-    folder = store.cache() / "checkpoints" / run_id
-    model, history = training.fit(config, images, noisy, folder, report)
+    folder = storage.cache() / "checkpoints" / run_id
+    model, history = fit.fit(config, images, noisy, folder, report)
     seconds = time.perf_counter() - started
-    tracking.log_figure(run_id, figures.loss_curves(history, config.gate.max_val_mse), "loss_curves")
-    example = corruption.read_block(noisy.validation, slice(2))[0]
+    log_figure(run_id, figures.loss_curves(history, config.gate.max_val_mse), "loss_curves")
+    example = noisy_datasets.read_block(noisy.validation, slice(2))[0]
     windows = config.data.patch is not None or (config.noise.training == "fresh" and config.train.page_share > 0)
-    trained_on = noise_level.trained_on(noisy.validation, windows=windows)
-    model_id, model_uri = model_logging.log(run_id, model, example, config.tracking.model_name, trained_on)
+    trained_on = estimation.trained_on(noisy.validation, windows=windows)
+    model_id, model_uri = log_model.log(run_id, model, example, config.tracking.model_name, trained_on)
     values = [row["val_mse"] for row in history]
     return TrainedModel(
         run_id=run_id,

@@ -20,40 +20,42 @@ from hypothesis import settings
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from dae import backend, gate
-from dae.config import GateConfig, ModelConfig, PipelineConfig, TrackingConfig
-from dae.records import CleanInput, ImageSet, NoisySet, NoisySets, Quality, Scores, SplitScores, TrainedModel
-from dae.verdicts import Candidate, Decision, Evidence, ModelVersion, PipelineResult
+from dae import runtime
+from dae.config.schema import GateConfig, ModelConfig, PipelineConfig, TrackingConfig
+from dae.promotion import gate
+from dae.promotion.schemas import Candidate, Decision, Evidence, ModelVersion, PipelineResult
+from dae.schemas import CleanInput, ImageSet, NoisySet, NoisySets, Quality, Scores, SplitScores, TrainedModel
 
 prefect_home = tempfile.TemporaryDirectory(prefix="dae-prefect-")  # not the project's own; it goes with the process
 os.environ["PREFECT_HOME"] = prefect_home.name
 # Several processes share the cores: threads that wait for work beside them only take time from them.
 for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(threads, "1")
-backend.configure()  # before Keras, Prefect or MLflow is imported
+runtime.configure()  # before Keras, Prefect or MLflow is imported
 # A shell's job in the background ignores an interruption, and so would the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("dae", deadline=None, derandomize=True)
 settings.load_profile("dae")
 
 LEFT_ALONE = CleanInput(images=0.0, borders=0.0, constants=0.0, bars=0.0, own_output=0.0)
-SLOW_ALONE = ("test_cli_models.py", "test_reproduction.py", "test_tracking.py")
+TESTS = Path(__file__).parent
+SLOW_ALONE = ("cli/test_models.py", "maintenance/test_reproduce.py", "tracking/test_client.py")
 """Files of whose tests only slow ones need a Prefect server."""
 SERVED = {
-    path.name
-    for path in Path(__file__).parent.glob("test_*.py")
+    path.relative_to(TESTS).as_posix()
+    for path in TESTS.rglob("test_*.py")
     if any(fixture in path.read_text("utf-8") for fixture in ("prefect_server", "trained: tuple"))
 }
 SERVED -= {*SLOW_ALONE}
 LONGEST = (
     "prefect",
-    "test_promotion.py",
-    "test_staleness.py",
-    "test_training.py",
-    "test_reproduction.py",
-    "test_trial.py",
-    "test_evidence.py",
-    "test_garbage.py",
+    "promotion/test_promote.py",
+    "monitoring/test_staleness.py",
+    "training/test_fit.py",
+    "maintenance/test_reproduce.py",
+    "promotion/test_smoke_test.py",
+    "promotion/test_evidence.py",
+    "maintenance/test_retention.py",
 )
 
 
@@ -66,7 +68,7 @@ def do_not_wait_for_the_disk(connection: Any, _: object) -> None:
 
 def unit_of(nodeid: str) -> str:
     """Return what one worker does as a whole: a file, or all the files that need a Prefect server, so that one starts."""
-    name = nodeid.partition("::")[0].rpartition("/")[2]
+    name = nodeid.partition("::")[0].removeprefix("tests/")
     return "prefect" if name in SERVED else name
 
 
@@ -131,13 +133,13 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: migrating one takes seconds, copying it does not."""
-    from dae import tracking
+    from dae.tracking.client import connect
 
     folder = tmp_path_factory.mktemp("migrated")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAE_HOME", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.connect()
+        connect()
     return folder / "mlruns" / "mlflow.db"
 
 
@@ -153,7 +155,9 @@ def logged_once(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     """A database with one untrained model in it, and that model; its files stay where they are."""
     import numpy as np
 
-    from dae import architectures, model_logging, tracking
+    from dae.networks import build
+    from dae.tracking import log_model
+    from dae.tracking.client import open_run
 
     folder = tmp_path_factory.mktemp("logged")
     (folder / "mlruns").mkdir()
@@ -161,10 +165,10 @@ def logged_once(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAE_HOME", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with tracking.run(PipelineConfig(), "none") as run_id:
-            network = architectures.build(ModelConfig(width=4, deep_width=4), (8, 8, 1))
+        with open_run(PipelineConfig(), "none") as run_id:
+            network = build.build(ModelConfig(width=4, deep_width=4), (8, 8, 1))
             example = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
-            model_id, uri = model_logging.log(run_id, network, example, "dae")
+            model_id, uri = log_model.log(run_id, network, example, "dae")
     return folder / "mlruns" / "mlflow.db", TrainedModel(
         run_id=run_id,
         model_id=model_id,
@@ -180,7 +184,7 @@ def logged_once(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 @pytest.fixture
 def register_version(logged_once: tuple[Path, TrainedModel], mlflow_store: Path) -> Callable[..., Candidate]:
     """A function that registers versions of one untrained model, with the scores it is told, in a new store."""
-    from dae import registry
+    from dae.promotion import registry
 
     database, trained = logged_once
     shutil.copy(database, mlflow_store)
@@ -220,8 +224,8 @@ def trained(prefect_server: None, migrated: Path, tmp_path_factory: pytest.TempP
     """
     from typer.testing import CliRunner
 
-    from dae import config_files
     from dae.cli import app
+    from dae.config import loading
 
     home, smoke = tmp_path_factory.mktemp("trained"), Path(__file__).parents[1] / "configs" / "smoke.yaml"
     (home / "mlruns").mkdir()
@@ -240,7 +244,7 @@ def trained(prefect_server: None, migrated: Path, tmp_path_factory: pytest.TempP
             options = [part for value in settings_ for part in ("--set", value)]
             result = CliRunner().invoke(app, ["train", "--config", str(smoke), *options, *more])
             assert result.exit_code in (0, 10), result.output
-            done.append((config_files.load(smoke, settings_), result.exit_code, result.stdout))
+            done.append((loading.load(smoke, settings_), result.exit_code, result.stdout))
     return home, tuple(done)
 
 

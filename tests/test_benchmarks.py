@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import noise, page, scale
 from benchmarks.measure import Row, spread
-from dae.config import NoiseConfig
+from dae.config.schema import NoiseConfig
 
 TIME = Row("a step", "s", (1.0, 2.0, 4.0), (10.0, 10.0, 10.0), "the loop", more_is_better=False, target=4)
 RATE = Row("a batch", "images/s", (300.0,), (100.0,), "the loop")

@@ -13,9 +13,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dae import sources
-from dae.config import DataConfig, NoiseConfig
-from dae.noise import Images, NoiseKind
+from dae.config.schema import DataConfig, NoiseConfig
+from dae.data import sources
+from dae.noise.kinds import Images, NoiseKind
 
 pytestmark = pytest.mark.champion
 ROOT = Path(__file__).parents[1]

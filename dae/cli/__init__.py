@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dae import commands
+from dae import command_lines
 from dae.cli import (
     baselines,
     config,
@@ -72,14 +72,14 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    from dae import backend
+    from dae import runtime
 
-    backend.configure(terminal=True)
+    runtime.configure(terminal=True)
     if os.environ["KERAS_BACKEND"] != "tensorflow":  # the rule for what is asked for takes an import
         with options.reported():
-            backend.require_keras_backend()
+            runtime.require_keras_backend()
 
 
 def main() -> None:
     """Run the command line; its usage messages call it as it was called."""
-    app(prog_name=commands.dae())
+    app(prog_name=command_lines.dae())

@@ -11,10 +11,10 @@ import typer
 from dae.cli import options
 
 if TYPE_CHECKING:
-    from dae.baselines import Contender, Sizes
-    from dae.config import PipelineConfig
-    from dae.inference import Denoiser
-    from dae.records import ImageSets, NoisySets
+    from dae.config.schema import PipelineConfig
+    from dae.evaluation.baselines import Contender, Sizes
+    from dae.networks.predict import Denoiser
+    from dae.schemas import ImageSets, NoisySets
 
 
 def baselines(
@@ -38,14 +38,15 @@ def baselines(
 ) -> None:
     """Tune classical methods on the validation images, score them on the test images, and log each as a run."""
     with options.reported():
-        from dae import baselines as library
-        from dae import commands, config_files
+        from dae import command_lines
+        from dae.config import loading
+        from dae.evaluation import baselines as library
 
-        resolved = config_files.load(config, settings or [])
+        resolved = loading.load(config, settings or [])
         names = [name.strip() for name in methods.split(",")] if methods else list(library.available())
         library.require(names, resolved)
         for name in () if methods else library.GRIDS.keys() - names:
-            how = commands.install("baselines")
+            how = command_lines.install("baselines")
             typer.echo(f"{name}: left out, its package is not installed; to have it: {how}", err=True)
         sizes = {name: library.Sizes(tune=tune, images=images) for name in names}
         if "bm3d" in sizes:
@@ -61,29 +62,32 @@ def _compare(
     """Return every contender. What is scored on fewer images has doing nothing, and the model, on those beside it."""
     import logging
 
-    from dae import baselines, corruption, data, models
+    from dae.data import datasets, noisy_datasets
+    from dae.evaluation import baselines as library
+    from dae.tracking import models
 
     if quiet:
         logging.getLogger("dae").setLevel(logging.WARNING)
     located = models.locate(model, config.tracking.model_name) if model else None
-    images = data.ingest(config.data)
-    noisy = corruption.corrupt_sets(images, config.noise)
+    images = datasets.ingest(config.data)
+    noisy = noisy_datasets.corrupt_sets(images, config.noise)
     denoise = _denoiser(located.uri, images) if located else None
     found = _measure(config, images, noisy, sizes)
     for size in dict.fromkeys(sizes.values()):
         if denoise:
-            found.append(baselines.model(f"model {model}", denoise, noisy, size))
+            found.append(library.model(f"model {model}", denoise, noisy, size))
         if "nothing" in sizes and size != sizes["nothing"]:
-            found += baselines.contenders("nothing", noisy, size)
+            found += library.contenders("nothing", noisy, size)
     return sorted(found, key=lambda each: -each.images), noisy.test.kinds
 
 
 def _denoiser(uri: str, images: ImageSets) -> Denoiser:
-    from dae import backend, models
-    from dae.config import ConfigError
-    from dae.inference import denoiser
+    from dae import runtime
+    from dae.config.schema import ConfigError
+    from dae.networks.predict import denoiser
+    from dae.tracking import models
 
-    backend.import_keras()
+    runtime.import_keras()
     loaded = models.load(uri)
     taken = loaded.input_shape[1:]
     if any(size not in (None, given) for size, given in zip(taken, images.test.shape, strict=True)):
@@ -97,14 +101,15 @@ def _measure(config: PipelineConfig, images: ImageSets, noisy: NoisySets, sizes:
     from rich.console import Console
     from rich.progress import Progress
 
-    from dae import baseline_runs, baselines
+    from dae.evaluation import baseline_runs
+    from dae.evaluation import baselines as library
 
     found = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for name, size in sizes.items():
             started = time.time()
-            task = progress.add_task(name, total=baselines.work(name, size))
-            for each in baselines.contenders(name, noisy, size, partial(progress.advance, task)):
+            task = progress.add_task(name, total=library.work(name, size))
+            for each in library.contenders(name, noisy, size, partial(progress.advance, task)):
                 baseline_runs.log(each, config, images, noisy, started)
                 found.append(each)
             progress.remove_task(task)
@@ -113,14 +118,16 @@ def _measure(config: PipelineConfig, images: ImageSets, noisy: NoisySets, sizes:
 
 
 def _print(found: Sequence[Contender], kinds: tuple[str, ...], *, as_markdown: bool) -> None:
-    from dae import comparison, report, tracking
+    from dae.evaluation import comparison
+    from dae.evaluation import tables as tables_module
+    from dae.tracking.client import store_uri
 
     tables = list(comparison.tables(found, kinds))
     tables.append(
         ("Settings, tuned on validation", comparison.SETTINGS_HEADER, list(comparison.settings(found, kinds)))
     )
     if as_markdown:
-        typer.echo("\n\n".join(f"{title}:\n\n{report.table([head, *lines])}" for title, head, lines in tables))
+        typer.echo("\n\n".join(f"{title}:\n\n{tables_module.table([head, *lines])}" for title, head, lines in tables))
         return
     console: Any = options.console()
     for title, head, lines in tables:
@@ -128,7 +135,7 @@ def _print(found: Sequence[Contender], kinds: tuple[str, ...], *, as_markdown: b
     console.print(
         "blind: one setting for all kinds of noise, as a model has; told: one for each, so it is told the kind."
     )
-    console.print("images/s: per second of processor time. Runs at " + tracking.store_uri(), soft_wrap=True)
+    console.print("images/s: per second of processor time. Runs at " + store_uri(), soft_wrap=True)
 
 
 def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Any:

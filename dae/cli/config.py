@@ -16,11 +16,11 @@ def config(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a configuration instead.")] = False,
 ) -> None:
     """Print the configuration a run would have, as YAML, or its JSON schema."""
-    from dae import config_files
-    from dae.config import PipelineConfig
+    from dae.config import loading
+    from dae.config.schema import PipelineConfig
 
     if schema:
         typer.echo(json.dumps(PipelineConfig.model_json_schema(), indent=2))
         return
     with options.reported():
-        typer.echo(config_files.dump(config_files.load(config, settings or [])), nl=False)
+        typer.echo(loading.dump(loading.load(config, settings or [])), nl=False)

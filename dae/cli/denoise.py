@@ -16,7 +16,7 @@ from dae.cli import options
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from dae.file_plan import Job
+    from dae.inference.file_plan import Job
 
 
 def denoise(
@@ -69,7 +69,7 @@ def denoise(
 
 
 def _plan(inputs: list[str], output: Path) -> tuple[Job, ...]:
-    from dae import file_plan
+    from dae.inference import file_plan
 
     try:
         return file_plan.plan(inputs, output)
@@ -79,17 +79,18 @@ def _plan(inputs: list[str], output: Path) -> tuple[Job, ...]:
 
 def _describe(jobs: Sequence[Job], model: str, *, overwrite: bool) -> bool:
     """Print what would be done; return whether all of it can be."""
-    from dae import denoising, image_files
-    from dae.pixels import DataError
+    from dae.data import formats
+    from dae.data.arrays import DataError
+    from dae.inference.files import load, require_place
 
-    reference = denoising.load(model).name
+    reference = load(model).name
     failed = 0
     for job in jobs:
         try:
-            described = image_files.describe(job.input)
+            described = formats.describe(job.input)
             there = os.path.lexists(job.output)
             if overwrite or not there:
-                denoising.require_place(job.output, overwrite=overwrite)
+                require_place(job.output, overwrite=overwrite)
         except Exception as error:  # noqa: BLE001  (one bad file must not keep the others from being told)
             said = str(error) if isinstance(error, DataError) else f"{job.input}: {type(error).__name__}: {error}"
             _tell_error(said)
@@ -114,16 +115,16 @@ def restore_files(
     anyway: bool = False,
 ) -> bool:
     """Restore the files one after the other; return whether all of them are done."""
-    from dae import denoising
+    from dae.inference.files import Concerns, denoise_file, load
 
-    denoiser = denoising.load(model, tile=tile, strength=strength)
-    concerns = denoising.Concerns()
+    denoiser = load(model, tile=tile, strength=strength)
+    concerns = Concerns()
     failed = 0
     with _progress(len(jobs)) as bar:
         (task,) = bar.task_ids
         for number, job in enumerate(jobs):
             bar.update(task, description=job.input.name)
-            outcome = denoising.denoise_file(
+            outcome = denoise_file(
                 denoiser,
                 job,
                 overwrite=overwrite,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dae import commands
+from dae import command_lines
 from dae.cli import options
 
 if TYPE_CHECKING:
-    from flows.differences import Item
+    from flows.deployment.diff import Item
 
 
 def deploy(
@@ -26,11 +26,11 @@ def deploy(
 ) -> None:
     """Create or update deployments, work pool, limits and automations on the Prefect server, twice without harm."""
     with options.reported():
-        from dae import store
-        from flows import deployment
+        from dae import storage
+        from flows.deployment import apply
 
-        paths = file or store.home() / "prefect.yaml", server or store.home() / "deploy" / "server.yaml"
-        items = deployment.check(*paths) if check else deployment.deploy(*paths)
+        paths = file or storage.home() / "prefect.yaml", server or storage.home() / "deploy" / "server.yaml"
+        items = apply.check(*paths) if check else apply.deploy(*paths)
         for item in items:
             _print(item, check)
         differing = sum(bool(item.differences) for item in items)
@@ -38,7 +38,7 @@ def deploy(
             typer.echo("Nothing differs.")
         elif check:
             typer.echo(
-                f"{differing} of {len(items)} differ; {commands.logged_in(commands.dae('deploy'))} changes that."
+                f"{differing} of {len(items)} differ; {command_lines.logged_in(command_lines.dae('deploy'))} changes that."
             )
             raise typer.Exit(options.REFUSED)
 

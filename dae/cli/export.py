@@ -23,6 +23,6 @@ def export(
 ) -> None:
     """Write a model as an ONNX file, after checking that ONNX Runtime's outputs equal those of Keras."""
     with options.reported():
-        from dae import export
+        from dae.inference import onnx_export
 
-        typer.echo(export.export_model(model, onnx, overwrite=overwrite))
+        typer.echo(onnx_export.export_model(model, onnx, overwrite=overwrite))

@@ -9,11 +9,11 @@ from typing import Any
 
 def run(module: str, name: str, parameter: Any) -> Any:
     """Run a flow and return its result. Its server starts, in processes of its own, while libraries are imported here."""
-    from dae import backend
-    from flows import server
+    from dae import runtime
+    from flows.deployment import local_server
 
-    url = server.start()
-    importing = threading.Thread(target=backend.import_keras, daemon=True)
+    url = local_server.start()
+    importing = threading.Thread(target=runtime.import_keras, daemon=True)
     importing.start()
     try:
         from prefect.exceptions import Abort

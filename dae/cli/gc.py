@@ -12,7 +12,7 @@ from dae.cli import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dae.garbage import Choice, Item, Wish
+    from dae.maintenance.retention import Choice, Item, Wish
 
 HEADER = ("what", "which", "age", "size", "why it may go")
 FINISH = "Run `mlflow gc` on the server to remove what is left of these runs there."
@@ -42,14 +42,16 @@ def gc(
     What an alias, the last champions of a model or a running flow needs is never removed. Nor are runs of others.
     """
     with options.reported():
-        from dae import garbage, removal
+        from dae.maintenance import cleanup, retention
 
-        wish = garbage.Wish(older_than=garbage.seconds(older_than), champions=keep_champions, names=tuple(names or ()))
-        choice = removal.choose(wish)
+        wish = retention.Wish(
+            older_than=retention.seconds(older_than), champions=keep_champions, names=tuple(names or ())
+        )
+        choice = cleanup.choose(wish)
         if not as_json and not delete:
             _show(choice.items)
         removed = _remove(choice, wish, quiet=as_json) if delete else []
-        for_good = removal.for_good()
+        for_good = cleanup.for_good()
     if as_json:
         typer.echo(json.dumps(_record(choice, removed, delete=delete, for_good=for_good), indent=2))
         return
@@ -62,11 +64,11 @@ def gc(
 
 def _remove(choice: Choice, wish: Wish, *, quiet: bool) -> list[Item]:
     """Remove what was chosen, one after the other, telling each, so that it is known where an error ends it."""
-    from dae import removal
+    from dae.maintenance import cleanup
 
     removed = []
     for item in choice.items:
-        gone = removal.remove(item, wish)
+        gone = cleanup.remove(item, wish)
         if gone:
             removed.append(item)
         if not quiet:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dae import commands
+from dae import command_lines
 from dae.cli import options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dae.history import Entry, Span
+    from dae.promotion.history import Entry, Span
 
 app = typer.Typer(
     help="Versions of a registered model with their verdicts and aliases; their history; what was live when."
@@ -28,17 +28,17 @@ def models(context: typer.Context, name: options.Name = options.MODEL_NAME, as_j
     if context.invoked_subcommand is not None:
         return
     with options.reported():
-        from dae import model_table, promotion
+        from dae.promotion import promote, tables
 
-        found = model_table.versions(name)
-        notes = promotion.unfinished(name)
+        found = tables.versions(name)
+        notes = promote.unfinished(name)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     if not found:
-        typer.echo(f"No versions of {name} yet. Make one with: {commands.dae('train')}")
+        typer.echo(f"No versions of {name} yet. Make one with: {command_lines.dae('train')}")
         return
-    _show(model_table.HEADER, model_table.rows(found))
+    _show(tables.HEADER, tables.rows(found))
     for note in notes:
         typer.secho(f"note: {note}", fg="yellow", err=True)
 
@@ -48,16 +48,16 @@ def history(context: typer.Context, name: options.Name = options.MODEL_NAME, as_
     """Show the ledger: every promotion, refusal, force and rollback, the latest last."""
     name, as_json = _inherited(context, name, as_json)
     with options.reported():
-        from dae import ledger, model_table
+        from dae.promotion import audit_log, tables
 
-        entries = ledger.read(name)
+        entries = audit_log.read(name)
     if as_json:
         typer.echo(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=2))
         return
     if not entries:
         typer.echo(f"The ledger of {name} is empty: nothing was promoted or refused yet.")
         return
-    _show(model_table.HISTORY_HEADER, model_table.history_rows(entries))
+    _show(tables.HISTORY_HEADER, tables.history_rows(entries))
 
 
 @app.command()
@@ -77,13 +77,14 @@ def live(
     """Say which version is live, or was on a given day, since when and why."""
     name, as_json = _inherited(context, name, as_json)
     with options.reported():
-        from dae import history, promotion
+        from dae.promotion import history as history_module
+        from dae.promotion import promote
 
         start, end = _window(at)
-        entries: Sequence[Entry] = promotion.settled(name, write=False)
+        entries: Sequence[Entry] = promote.settled(name, write=False)
         if at is None:  # what was found just now counts as well
             start, end = _window(at)
-        spans = history.live_between(entries, start, end)
+        spans = history_module.live_between(entries, start, end)
     if as_json:
         typer.echo(json.dumps([_span(entries, span) for span in spans], indent=2))
     for span in () if as_json else spans:
@@ -113,7 +114,7 @@ def _nobody(name: str, entries: Sequence[Entry], at: str | None, end: datetime) 
 
 def _window(at: str | None) -> tuple[datetime, datetime]:
     """Return the first and the last moment asked about."""
-    from dae.config import ConfigError
+    from dae.config.schema import ConfigError
 
     if at is None:
         now = datetime.now().astimezone()
@@ -136,9 +137,9 @@ def _day(day: date) -> tuple[datetime, datetime]:
 
 
 def _span(entries: Sequence[Entry], span: Span) -> dict[str, Any]:
-    from dae import history
+    from dae.promotion import history as history_module
 
-    forced = history.forced(entries, span.version)
+    forced = history_module.forced(entries, span.version)
     return {
         "version": span.version,
         "since": span.start.isoformat(),
@@ -149,15 +150,16 @@ def _span(entries: Sequence[Entry], span: Span) -> dict[str, Any]:
 
 
 def _sentence(name: str, entries: Sequence[Entry], span: Span) -> str:
-    from dae import history, model_table
+    from dae.promotion import history as history_module
+    from dae.promotion import tables
 
-    until = f" until {model_table.local(span.end)}" if span.end else ""
+    until = f" until {tables.local(span.end)}" if span.end else ""
     event = span.entry.event.upper() if span.entry.event == "forced" else span.entry.event
     why = f": {span.entry.reason}" if span.entry.reason else ""
     tense = "is live since" if span.end is None else "was live from"
-    forced = history.forced(entries, span.version)
+    forced = history_module.forced(entries, span.version)
     note = f"; it was FORCED by {forced.who}: {forced.reason}" if forced and forced != span.entry else ""
-    when = f"{tense} {model_table.local(span.start)}{until}"
+    when = f"{tense} {tables.local(span.start)}{until}"
     return f"{name} version {span.version} {when}; {event} by {span.entry.who}{why}{note}"
 
 

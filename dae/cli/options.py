@@ -14,8 +14,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dae.records import Scores
-    from dae.verdicts import ModelVersion
+    from dae.promotion.schemas import ModelVersion
+    from dae.schemas import Scores
 
 ERROR, USAGE, REFUSED = 1, 2, 10
 HOST = "127.0.0.1"
@@ -74,7 +74,7 @@ def switches(dry_run: bool, force: bool, reason: str | None, approval_hours: flo
     """
     import json
 
-    from dae.config import ConfigError
+    from dae.config.schema import ConfigError
 
     if force and not (reason or "").strip():
         raise ConfigError("--force needs --reason, a text that says why, received none")
@@ -95,7 +95,7 @@ def fail(message: str, code: int) -> typer.Exit:
 @contextmanager
 def reported() -> Iterator[None]:
     """Turn errors into one message and an exit code: 2 for a refused configuration, 1 for anything else."""
-    from dae.config import ConfigError
+    from dae.config.schema import ConfigError
 
     try:
         yield
@@ -142,12 +142,12 @@ def show_scores(console: Console, title: str, scores: Scores) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from dae import report
+    from dae.evaluation import tables
 
-    table = Table(*report.HEADER, title=f"\n{escape(title)}", title_justify="left", title_style="bold")
+    table = Table(*tables.HEADER, title=f"\n{escape(title)}", title_justify="left", title_style="bold")
     for column in table.columns[1:]:
         column.justify = "right"
-    for row in report.rows(scores):
+    for row in tables.rows(scores):
         table.add_row(*row, style="bold" if row[0] == "all" else None)
     console.print(table)
 
@@ -156,10 +156,10 @@ def show_decision(console: Console, version: ModelVersion) -> None:
     """Print every check of the gate, and what was decided."""
     from rich.markup import escape
 
-    from dae import report
+    from dae.evaluation import tables
 
-    for passed, reason in report.checks(version.verdict):
+    for passed, reason in tables.checks(version.verdict):
         console.print(f"  [{'green]passed' if passed else 'red]failed'}[/] {escape(reason)}", soft_wrap=True)
     event = version.decision.event
     colour = {"promoted": "green", "refused": "red", "forced": "yellow"}[event]
-    console.print(f"\n[bold {colour}]{escape(report.headline(version))}[/]", soft_wrap=True)
+    console.print(f"\n[bold {colour}]{escape(tables.headline(version))}[/]", soft_wrap=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from dae.verdicts import PromotionResult
+    from dae.promotion.schemas import PromotionResult
     from flows.promote import PromotionRequest
 
 
@@ -42,8 +42,10 @@ def promote(
 
 def _request(name: str, version: str, settings: Sequence[str]) -> PromotionRequest:
     """Return what to promote; the version must be there, and the policy valid, before any server starts."""
-    from dae import config_files, past_runs, registry
-    from dae.config import ConfigError
+    from dae.config import loading
+    from dae.config.schema import ConfigError
+    from dae.promotion import registry
+    from dae.tracking import runs
     from flows.promote import PromotionRequest
 
     if strange := [setting for setting in settings if not setting.startswith("gate.")]:
@@ -53,9 +55,9 @@ def _request(name: str, version: str, settings: Sequence[str]) -> PromotionReque
     candidate = registry.candidate(name, version)
     if registry.champion(name) == candidate.version:
         raise registry.RegistryError(f"version {candidate.version} of {name} is the champion already")
-    config = past_runs.config_of(candidate.run_id)
+    config = runs.config_of(candidate.run_id)
     policy = config.model_copy(update={"gate": config.gate.without_switches()})
-    return PromotionRequest(version=candidate.version, model_name=name, gate=config_files.change(policy, settings).gate)
+    return PromotionRequest(version=candidate.version, model_name=name, gate=loading.change(policy, settings).gate)
 
 
 def rollback(
@@ -67,13 +69,13 @@ def rollback(
 ) -> None:
     """Make the previous champion the champion again, after checking that it loads and works."""
     with options.reported():
-        from dae import rollback as library
-        from dae import trial
-        from dae.config import ConfigError
+        from dae.config.schema import ConfigError
+        from dae.promotion import rollback as library
+        from dae.promotion import smoke_test
 
         if not reason.strip():
             raise ConfigError("--reason must say why, received an empty text")
-        entry = library.rollback(name, reason, lambda version: trial.run(name, version), to)
+        entry = library.rollback(name, reason, lambda version: smoke_test.run(name, version), to)
     typer.echo(
         f"Rolled back: {name} version {entry.version} is the champion again, in place of version {entry.against}."
     )
@@ -88,8 +90,8 @@ def approve(
     with options.reported():
         from uuid import UUID
 
-        from dae import provenance
-        from dae.config import ConfigError
+        from dae.config.schema import ConfigError
+        from dae.tracking import provenance
 
         try:
             run_id = UUID(flow_run)
@@ -104,7 +106,7 @@ def _answer(run_id: UUID, answer: dict[str, str | bool]) -> None:
     from prefect.flow_runs import resume_flow_run
     from prefect.settings import PREFECT_API_URL
 
-    from dae.config import ConfigError
+    from dae.config.schema import ConfigError
 
     address = PREFECT_API_URL.value()
     if not address:

@@ -12,8 +12,8 @@ import typer
 from dae.cli import options
 
 if TYPE_CHECKING:
-    from dae.agreement import Compared
-    from dae.reproduction import Reproduction
+    from dae.maintenance.compare_runs import Compared
+    from dae.maintenance.reproduce import Reproduction
 
 NOT_REPRODUCED = 10
 HEADER = ("score", "recorded", "found", "difference", "agrees")
@@ -43,14 +43,14 @@ def reproduce(
     The retraining is a run of its own beside the first one; no champion is touched.
     """
     with options.reported():
-        from dae import agreement
+        from dae.maintenance import compare_runs
 
-        agreement.require(tolerance)
+        compare_runs.require(tolerance)
         if as_json:
             logging.getLogger("dae").setLevel(logging.WARNING)
-        from dae import reproduction
+        from dae.maintenance import reproduce as reproduce_module
 
-        found = reproduction.reproduce(run, tolerance, sys.stderr if as_json else sys.stdout, here=here)
+        found = reproduce_module.reproduce(run, tolerance, sys.stderr if as_json else sys.stdout, here=here)
     if as_json:
         record = json.loads(found.model_dump_json()) | {"agrees": found.agrees, "outcome": found.sentence}
         typer.echo(json.dumps(record, indent=2))

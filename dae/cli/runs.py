@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dae import commands
+from dae import command_lines
 from dae.cli import options
 
 
@@ -21,7 +21,7 @@ def runs(
 ) -> None:
     """List the runs, the newest first, with their scores and verdicts."""
     with options.reported():
-        from dae import run_table
+        from dae.promotion import run_table
 
         table = run_table.runs(experiment)
         if as_json:
@@ -29,7 +29,7 @@ def runs(
             return
     if table.empty:
         where = f" in experiment {experiment}" if experiment else ""
-        typer.echo(f"No runs{where} yet. Make one with: {commands.dae('train')}")
+        typer.echo(f"No runs{where} yet. Make one with: {command_lines.dae('train')}")
         return
     from rich.markup import escape
     from rich.table import Table
@@ -47,10 +47,10 @@ def ui(
 ) -> None:
     """Open MLflow's UI on the store in use, until interrupted."""
     with options.reported():
-        from dae import tracking
+        from dae.tracking.client import connect, store_uri
 
-        uri = tracking.store_uri()
-        tracking.connect()
+        uri = store_uri()
+        connect()
         if uri.startswith(("http://", "https://")):
             typer.echo(f"The runs are at {uri}")
             typer.launch(uri)

@@ -25,12 +25,12 @@ def serve(
     POST {"inputs": ...} to /invocations, with an array or image files in base64; /ping answers once the model is loaded.
     """
     with options.reported(), options.claim(port, host) as listening:
-        from dae import guard, refusals, serving
+        from dae.serving import errors, middleware, server
 
-        served = serving.load(model)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}{refusals.PATH}"
+        served = server.load(model)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}{errors.PATH}"
 
         def ready() -> None:
             typer.echo(f"Serving {served.name}: {address} (stop with Ctrl-C)")
 
-        serving.run(served.model, listening, max_request_mb * guard.MEGABYTE, ready)
+        server.run(served.model, listening, max_request_mb * middleware.MEGABYTE, ready)

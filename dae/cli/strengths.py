@@ -11,7 +11,7 @@ import typer
 from dae.cli import options
 
 if TYPE_CHECKING:
-    from dae.report import Row
+    from dae.evaluation.tables import Row
 
 
 def strengths(
@@ -40,14 +40,15 @@ def strengths(
     with options.reported():
         _require_writable("--markdown", markdown, ".md")
         _require_writable("--picture", picture, ".png")
-        from dae import figures, report, store, strengths
+        from dae import storage
+        from dae.evaluation import figures, robustness, tables
 
-        table, figure = strengths.compare(uris, split, images)
+        table, figure = robustness.compare(uris, split, images)
         if picture is not None:
             figures.save(figure, picture)
-        rows = list(strengths.text_rows(table))
+        rows = list(robustness.text_rows(table))
         if markdown is not None:
-            store.write_text(markdown, report.table(rows) + "\n")
+            storage.write_text(markdown, tables.table(rows) + "\n")
     _print(rows)
     typer.echo(f"Logged to the run of {uris[0]}: figures/strengths.png and strengths.csv")
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dae import commands
+from dae import command_lines
 from dae.cli import flow_runs, options
 
 if TYPE_CHECKING:
-    from dae.config import PipelineConfig
-    from dae.verdicts import ModelVersion, PipelineResult
+    from dae.config.schema import PipelineConfig
+    from dae.promotion.schemas import ModelVersion, PipelineResult
 
 
 def train(
@@ -37,9 +37,9 @@ def train(
     """Train a denoiser: ingest, corrupt, train, evaluate, and register it as champion if the gate lets it pass."""
     started = _process_start()
     with options.reported():
-        from dae import outcomes
+        from dae.promotion import reports
 
-        outcomes.require_writable(summary, junit)
+        reports.require_writable(summary, junit)
         switches = options.switches(dry_run, force, reason, approval_hours)
         resolved = _resolve(config, [*(settings or []), *switches] or None, resume)
         typer.echo(f"{resolved.run_name}: starting")
@@ -47,10 +47,10 @@ def train(
             result: PipelineResult = flow_runs.run("flows.train", "train_denoiser", resolved)
     _print(result, time.time() - started)
     with options.reported():
-        from dae import tracking
+        from dae.tracking.client import page
 
-        links = {"MLflow": tracking.page(result.run_id)}
-        outcomes.write(outcomes.of(result, links, time.time() - started), summary, junit)
+        links = {"MLflow": page(result.run_id)}
+        reports.write(reports.of(result, links, time.time() - started), summary, junit)
         _show_examples(resolved, result.version)
         _print_next(result.version.name)
     if not result.version.decision.promoted:
@@ -60,15 +60,15 @@ def train(
 @contextmanager
 def _failure_told(name: str, summary: Path | None, junit: Path | None, started: float) -> Iterator[None]:
     """Write how a run failed to the files that were asked for."""
-    from dae import outcomes
+    from dae.promotion import reports
 
     try:
         yield
     except BaseException as error:
-        ending: outcomes.Ending = "failed" if isinstance(error, Exception) else "cancelled"
+        ending: reports.Ending = "failed" if isinstance(error, Exception) else "cancelled"
         message = f"{type(error).__name__}: {error}"
         seconds = time.time() - started
-        outcomes.write(outcomes.Outcome(name=name, ending=ending, message=message, seconds=seconds), summary, junit)
+        reports.write(reports.Outcome(name=name, ending=ending, message=message, seconds=seconds), summary, junit)
         raise
 
 
@@ -79,27 +79,28 @@ def _process_start() -> float:
 
 
 def _resolve(config: options.ConfigFile, settings: options.Settings, resume: str | None) -> PipelineConfig:
-    from dae import config_files
+    from dae.config import loading
 
     if resume is None:
-        return config_files.load(config, settings or [])
+        return loading.load(config, settings or [])
     if config or settings:
         raise options.fail(
             "--resume takes the run's own configuration: leave out --config and --set and the gate's switches",
             options.USAGE,
         )
-    from dae import past_runs, tracking
+    from dae.tracking import runs
+    from dae.tracking.client import TrackingError
 
     try:
-        return past_runs.resumable(resume)
-    except tracking.TrackingError as error:
+        return runs.resumable(resume)
+    except TrackingError as error:
         raise options.fail(str(error), options.USAGE) from error
 
 
 def _print(result: PipelineResult, total: float) -> None:
     from rich.markup import escape
 
-    from dae import tracking
+    from dae.tracking.client import store_uri
 
     console = options.console()
     options.show_scores(console, result.run_name, result.scores)
@@ -107,29 +108,33 @@ def _print(result: PipelineResult, total: float) -> None:
     parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items())
     rest = total - sum(result.seconds.values())
     console.print(f"Time: {total:.0f} s ({parts}, everything else {rest:.1f})", soft_wrap=True)
-    console.print(f"MLflow run {result.run_id} at {escape(tracking.store_uri())}", soft_wrap=True)
+    console.print(f"MLflow run {result.run_id} at {escape(store_uri())}", soft_wrap=True)
 
 
 def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
     """Write noisy files of the test set and restore them as a person would; what goes wrong does not change the outcome."""
-    from dae import examples, file_plan, store
+    from dae import storage
     from dae.cli.denoise import restore_files
-    from dae.denoising import CHAMPION
+    from dae.evaluation import example_files
+    from dae.inference import file_plan
+    from dae.inference.files import CHAMPION
 
-    folder = store.cache() / "examples" / f"{version.name}-{version.version}"
+    folder = storage.cache() / "examples" / f"{version.name}-{version.version}"
     noisy, restored = folder / "noisy", folder / "restored"
     model = f"models:/{version.name}/{version.version}"
     if version.decision.promoted and version.name == options.MODEL_NAME:
         model = CHAMPION
-    shown = [shlex.quote(commands.shown(path)) for path in (noisy, restored)]
+    shown = [shlex.quote(command_lines.shown(path)) for path in (noisy, restored)]
     of_model = "" if model == CHAMPION else f" --model {shlex.quote(model)}"
     logging.disable(logging.INFO)  # what was said of images and noise before
     try:
         shutil.rmtree(folder, ignore_errors=True)
-        files = examples.write_noisy(config, noisy)
+        files = example_files.write_noisy(config, noisy)
         typer.echo(f"\nExamples: {len(files)} noisy files made of the test images, restored by")
-        typer.echo(f"  {commands.dae(f'denoise {shown[0]} -o {shown[1]} --overwrite{of_model}')}")
-        restore_files(file_plan.plan([str(noisy)], restored), model, Path(commands.shown(restored)), overwrite=True)
+        typer.echo(f"  {command_lines.dae(f'denoise {shown[0]} -o {shown[1]} --overwrite{of_model}')}")
+        restore_files(
+            file_plan.plan([str(noisy)], restored), model, Path(command_lines.shown(restored)), overwrite=True
+        )
     except Exception as error:  # noqa: BLE001
         typer.echo(f"warning: no examples: {type(error).__name__}: {error}", err=True)
     finally:
@@ -138,7 +143,7 @@ def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
 
 def _print_next(name: str) -> None:
     """Print what one may want to do now, as it is typed; what takes a champion is left out where there is none."""
-    from dae import registry
+    from dae.promotion import registry
 
     model = "" if name == options.MODEL_NAME else f" --model {shlex.quote(f'models:/{name}@champion')}"
     steps = [("look at the run", "ui"), ("compare runs", "runs")]
@@ -150,4 +155,4 @@ def _print_next(name: str) -> None:
         steps = [of_champion[0], *steps, of_champion[1]]
     typer.echo("\nNext:")
     for purpose, arguments in steps:
-        typer.echo(f"  {purpose:20}{commands.dae(arguments)}")
+        typer.echo(f"  {purpose:20}{command_lines.dae(arguments)}")

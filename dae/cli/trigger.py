@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dae import commands
+from dae import command_lines
 from dae.cli import options
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-    from dae.config import PipelineConfig
-    from dae.outcomes import Outcome
+    from dae.config.schema import PipelineConfig
+    from dae.promotion.reports import Outcome
 
 CANCELLED = 3
 CODES = (
@@ -45,9 +45,9 @@ def trigger(
     """Start a run of a deployment on the Prefect server, follow its log, and exit as the gate decided."""
     started = time.time()
     with options.reported():
-        from dae import outcomes
+        from dae.promotion import reports
 
-        outcomes.require_writable(summary, junit)
+        reports.require_writable(summary, junit)
         switches = options.switches(dry_run, force, reason, approval_hours)
         run = _start(deployment, _config(config, resume, settings), [*(settings or []), *switches])
         if not wait:
@@ -56,10 +56,10 @@ def trigger(
             outcome = _follow(run, deployment, None if timeout is None else timeout * 60, started)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            outcomes.write(outcomes.Outcome(name=run.name, ending="failed", message=message), summary, junit)
+            reports.write(reports.Outcome(name=run.name, ending="failed", message=message), summary, junit)
             raise
         _print(outcome)
-        outcomes.write(outcome, summary, junit)
+        reports.write(outcome, summary, junit)
     if code := {"refused": options.REFUSED, "failed": options.ERROR}.get(
         outcome.ending, CANCELLED if outcome.ending in ("cancelled", "timed out") else 0
     ):
@@ -68,47 +68,53 @@ def trigger(
 
 def _config(file: Path | None, resume: str | None, settings: list[str] | None) -> PipelineConfig | None:
     """Return the configuration to run under, None for the deployment's own."""
-    from dae import config_files, past_runs, tracking
-    from dae.config import ConfigError
+    from dae.config import loading
+    from dae.config.schema import ConfigError
+    from dae.tracking import runs
+    from dae.tracking.client import TrackingError
 
     if resume is None:
-        return config_files.load(file) if file else None
+        return loading.load(file) if file else None
     if file or settings:
         raise ConfigError("--resume takes the run's own configuration: leave out --config and --set")
     try:
-        return past_runs.resumable(resume)
-    except tracking.TrackingError as error:
+        return runs.resumable(resume)
+    except TrackingError as error:
         raise ConfigError(str(error)) from error
 
 
 def _start(name: str, config: PipelineConfig | None, settings: list[str]) -> FlowRun:
-    from dae import provenance
-    from flows import deployment, trigger
+    from dae.tracking import provenance
+    from flows.deployment import apply
+    from flows.deployment import trigger as trigger_module
 
-    with deployment.connected() as client:
-        found = trigger.find(client, name)
-        run = trigger.start(client, found, trigger.parameters(found, config, settings), provenance.actor())
-    typer.echo(f"{found.name}: run {run.name}, {trigger.address(run)}")
+    with apply.connected() as client:
+        found = trigger_module.find(client, name)
+        run = trigger_module.start(
+            client, found, trigger_module.parameters(found, config, settings), provenance.actor()
+        )
+    typer.echo(f"{found.name}: run {run.name}, {trigger_module.address(run)}")
     return run
 
 
 def _follow(run: FlowRun, deployment_name: str, seconds: float | None, started: float) -> Outcome:
-    from dae.outcomes import Outcome
-    from flows import deployment, trigger
+    from dae.promotion.reports import Outcome
+    from flows.deployment import apply
+    from flows.deployment import trigger as trigger_module
 
-    with deployment.connected() as client:
+    with apply.connected() as client:
         try:
-            state = trigger.follow(client, run.id, typer.echo, seconds)
+            state = trigger_module.follow(client, run.id, typer.echo, seconds)
         except KeyboardInterrupt:
-            stop = commands.logged_in(f"{commands.program('prefect')} flow-run cancel {run.id}")
+            stop = command_lines.logged_in(f"{command_lines.program('prefect')} flow-run cancel {run.id}")
             typer.echo(f"The run goes on; to stop it: {stop}", err=True)
             raise
     message = (state.message or "") if state else f"not over after {(seconds or 0) / 60:g} minutes; the run goes on"
     bare = Outcome(
         name=run.name,
-        ending=trigger.ending(state),
+        ending=trigger_module.ending(state),
         message=message,
-        links={"Prefect": trigger.address(run)},
+        links={"Prefect": trigger_module.address(run)},
         seconds=time.time() - started,
     )
     return _with_verdict(bare, str(run.id), deployment_name if state else None)
@@ -119,20 +125,22 @@ def _with_verdict(bare: Outcome, flow_run_id: str, deployment: str | None) -> Ou
 
     Where MLflow cannot be asked, how the run ended is known all the same.
     """
-    from dae import outcomes, past_runs, tracking
+    from dae.promotion import reports
+    from dae.tracking import runs
+    from dae.tracking.client import page
 
     try:
-        run_id = past_runs.of_flow_run(flow_run_id)
+        run_id = runs.of_flow_run(flow_run_id)
         if run_id is None:
             return bare
-        links = bare.links | {"MLflow": tracking.page(run_id)}
+        links = bare.links | {"MLflow": page(run_id)}
         if bare.ending not in ("completed", "refused"):
             hint = ""
             if deployment:
-                resume = commands.dae(f"trigger {shlex.quote(deployment)} --resume {run_id}")
-                hint = f" Once mended, go on with: {commands.logged_in(resume)}"
+                resume = command_lines.dae(f"trigger {shlex.quote(deployment)} --resume {run_id}")
+                hint = f" Once mended, go on with: {command_lines.logged_in(resume)}"
             return bare.model_copy(update={"links": links, "message": bare.message + hint})
-        return outcomes.of(past_runs.result_of(run_id), links, bare.seconds)
+        return reports.of(runs.result_of(run_id), links, bare.seconds)
     except Exception as error:  # noqa: BLE001  (whatever keeps MLflow from answering)
         typer.echo(f"warning: the verdict cannot be read from MLflow: {type(error).__name__}: {error}", err=True)
         return bare

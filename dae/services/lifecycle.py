@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from dae import commands
+from dae import command_lines
 from dae.services import environment, health, postgres, supervision
 from dae.services.postgres import ServicesError
 from dae.services.settings import LOOPBACK, ServiceSettings, write_private
@@ -158,7 +158,7 @@ def _require_free_ports(settings: ServiceSettings) -> None:
             advice = f"set DAE_{name.upper()}_PORT in .env to another, or stop what listens there"
             left = supervision.left_behind(settings)
             if left:
-                down = commands.make("services-down")
+                down = command_lines.make("services-down")
                 advice = f"it belongs to these services, whose supervisord was killed: {down} stops it"
             raise ServicesError(f"port {port} of {name} must be free, but {who} listens on it; {advice}")
 

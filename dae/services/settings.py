@@ -12,10 +12,10 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dae import commands, store
-from dae.config import ConfigError
+from dae import command_lines, storage
+from dae.config.schema import ConfigError
 
-EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
+EXAMPLE = storage.PACKAGE_ROOT / ".env.example"
 PREFIX = "DAE_"
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = ("0.0.0.0", "::")
@@ -50,7 +50,7 @@ class ServiceSettings(BaseSettings):
     @property
     def folder(self) -> Path:
         """Where everything the services keep lies."""
-        return (store.home() / self.services_folder.expanduser()).resolve()
+        return (storage.home() / self.services_folder.expanduser()).resolve()
 
     @property
     def socket(self) -> Path:
@@ -88,7 +88,7 @@ class ServiceSettings(BaseSettings):
 
 def path() -> Path:
     """Return where ``.env`` lies, or will."""
-    return store.home() / ".env"
+    return storage.home() / ".env"
 
 
 def without_secrets() -> ServiceSettings:
@@ -109,7 +109,7 @@ def load() -> ServiceSettings:
         found = ServiceSettings(_env_file=path())
     except ValidationError as error:
         lines = [f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors()]
-        rule = "" if path().exists() else f"; {commands.make('services')} writes it"
+        rule = "" if path().exists() else f"; {command_lines.make('services')} writes it"
         raise ConfigError("\n".join([f"{path()} or the environment{rule}:", *lines])) from None
     if len(set(found.ports().values())) < len(found.ports()):
         ports = ", ".join(f"{name} {port}" for name, port in found.ports().items())
@@ -172,6 +172,6 @@ def write_private(file: Path, text: str, *, overwrite: bool = True) -> None:
     FileExistsError
         If it is there already, and `overwrite` is not given.
     """
-    with store.drafted(file, overwrite=overwrite) as draft:
+    with storage.drafted(file, overwrite=overwrite) as draft:
         draft.touch(mode=0o600)
         draft.write_text(text, encoding="utf-8")

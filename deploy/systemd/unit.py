@@ -14,7 +14,7 @@ import time
 
 import psutil
 
-from dae.config import ConfigError
+from dae.config.schema import ConfigError
 from dae.services import environment, health, lifecycle, postgres, settings, supervision
 from dae.services.postgres import ServicesError
 from dae.services.settings import ServiceSettings

@@ -13,16 +13,13 @@ from typing import Any
 
 def serve() -> None:
     """Run each command that standard input asks for, and answer with its exit code."""
-    from dae import backend
+    from dae import runtime
 
-    backend.configure(terminal=True)
-    backend.import_keras()
+    runtime.configure(terminal=True)
+    runtime.import_keras()
     import mlflow  # noqa: F401
 
     import dae.cli
-    import flows.deployment
-    import flows.sweep
-    import flows.trigger  # noqa: F401
 
     for line in iter(sys.stdin.readline, ""):
         if (child := os.fork()) == 0:

@@ -188,7 +188,7 @@ def _killed_while_promoting(team: Team, moment: str) -> str:
     with team.triggered("ci", until="/flow-run/") as waiting:
         (made,) = wait(lambda: versions(team) - known, 300, every=0.1)
         if moment == "tried":
-            wait(lambda: team.processes("dae.trial"), 120, every=0.1)
+            wait(lambda: team.processes("dae.promotion.smoke_test"), 120, every=0.1)
         team.flow_process(waiting.run_id).kill()
         code, said = waiting.ended()
     assert code == 1, said

@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling
 
-from dae.sources import MNIST
+from dae.data.sources import MNIST
 
 from .conftest import Team, flow_run_id, wait
 

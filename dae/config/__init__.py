@@ -1,0 +1,1 @@
+"""The configuration: what it may say, and how it is read."""

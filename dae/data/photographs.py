@@ -1,0 +1,93 @@
+"""Photographs: those in colour that scikit-image has in its wheel, cut into patches; train and test are other photographs."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dae.data.arrays import Block, DataError
+from dae.data.folders import cut, read_image
+
+PATCH = 64
+VERSION = "cb22e6eb608bc984be499f34a98f00ea1b092f3023a8a17609ee3184a8a88381"
+"""Version of how patches are made of the photographs. It is part of the images' digest: a change here makes them anew."""
+TRAIN = (
+    ("astronaut.png",),
+    ("hubble_deep_field.jpg",),
+    ("ihc.png",),
+    ("motorcycle_left.png", "motorcycle_right.png"),
+    ("retina.jpg",),
+    ("rocket.jpg",),
+)
+"""Each group shows one scene, and a split keeps it together."""
+TEST = (("chelsea.png",), ("coffee.png",))
+
+
+def files() -> tuple[Path, ...]:
+    """Return the photographs that the patches are cut from.
+
+    Raises
+    ------
+    DataError
+        If a photograph is missing: nothing is downloaded.
+    """
+    return located(TRAIN + TEST)
+
+
+def located(groups: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
+    """Return where scikit-image keeps the photographs of some groups.
+
+    Raises
+    ------
+    DataError
+        If one is missing.
+    """
+    spec = importlib.util.find_spec("skimage")
+    folder = Path(spec.origin).parent / "data" if spec and spec.origin else Path("skimage")
+    paths = tuple(folder / name for group in groups for name in group)
+    for path in paths:
+        if not path.is_file():
+            raise DataError(path, "photographs needs the images in scikit-image's wheel", "no such file")
+    return paths
+
+
+def blocks(split: str, patch: int) -> Iterator[Block]:
+    """Yield the patches of each group of a split, ``train`` or ``test``, in a block of its own.
+
+    Patches to train on overlap by half, and are cut of each photograph as it is and at half its size; those to test on lie side
+    by side.
+    """
+    if split == "test":
+        for path in located(TEST):
+            yield cut(np.asarray(read_image(path), np.uint8), patch, path)
+        return
+    for group in TRAIN:
+        images = [image for path in located((group,)) for image in scales(path)]
+        large = [image for image in images if min(image.shape[:2]) >= patch]
+        if not large:
+            raise DataError(group[0], f"must be at least data.patch = {patch} pixels high and wide", "a smaller one")
+        yield np.concatenate([overlapping(image, patch) for image in large])
+
+
+def overlapping(image: Block, patch: int) -> Block:
+    """Return the patches of an image that begin every half patch.
+
+    Examples
+    --------
+    >>> overlapping(np.zeros((64, 96, 3), np.uint8), 32).shape
+    (15, 32, 32, 3)
+    """
+    step = patch // 2
+    windows = np.lib.stride_tricks.sliding_window_view(image, (patch, patch), (0, 1))[::step, ::step]
+    return np.moveaxis(windows, 2, -1).reshape(-1, patch, patch, image.shape[2])
+
+
+def scales(path: Path) -> tuple[Block, Block]:
+    """Return a photograph as it is and at half its size."""
+    from PIL import Image
+
+    image = np.asarray(read_image(path), np.uint8)
+    return image, np.asarray(Image.fromarray(image).reduce(2))

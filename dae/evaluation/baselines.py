@@ -1,0 +1,230 @@
+"""Classical methods at their best: tuned on the frozen validation set, scored on the images the models are scored on.
+
+Each is tuned twice: *blind*, with one setting for all kinds of noise, as a model has to be, and *told*, with a setting for each
+kind, so that it knows what no model knows.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dae import command_lines
+from dae.config.schema import ConfigError, PipelineConfig
+from dae.data import noisy_datasets
+from dae.evaluation import metrics
+from dae.evaluation.classical import BM3D, AnyMethod, Median, NonLocalMeans, Nothing, TotalVariation, Wavelet
+from dae.evaluation.metrics import Values
+from dae.evaluation.scores import Examples, PerImage, examples, joined, measure, summarise
+from dae.networks.predict import Denoiser, batch_size
+from dae.noise.kinds import Images
+from dae.schemas import Frozen, NoisySet, NoisySets, Scores
+
+CLIP = (False, True)
+GRIDS: dict[str, tuple[AnyMethod, ...]] = {
+    "nothing": (Nothing(),),
+    "median": tuple(Median(size=size, plus=plus) for size, plus in product((3, 5, 7), (False, True))),
+    "tv": tuple(
+        TotalVariation(weight=weight, clip=clip)
+        for weight, clip in product((0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5), CLIP)
+    ),
+    "nlm": tuple(
+        NonLocalMeans(h=h, patch_size=size, clip=clip)
+        for h, size, clip in product((0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4), (3, 5, 7), CLIP)
+    ),
+    "wavelet": tuple(
+        Wavelet(sigma=sigma, wavelet=wavelet, levels=levels, clip=clip)
+        for sigma, wavelet, levels, clip in product(
+            (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45), ("db2", "sym4"), (1, 2, 3), CLIP
+        )
+    ),
+    "bm3d": tuple(
+        BM3D(sigma=sigma, clip=clip) for sigma, clip in product((0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4), CLIP)
+    ),
+}
+"""What is tried of each method."""
+PACKAGES = {"wavelet": "pywt", "bm3d": "bm3d"}
+Advance = Callable[[int], None]
+
+
+class Sizes(Frozen):
+    """How many validation images a method is tuned on, and how many test images it is scored on."""
+
+    tune: int
+    images: int
+
+
+class Contender(Frozen):
+    """A method as tuned, or a model, with its scores on `images` test images; `settings` has one for each kind of noise."""
+
+    name: str
+    told: bool = False
+    settings: tuple[AnyMethod, ...] = ()
+    tuned_on: int = 0
+    images: int
+    scores: Scores
+
+    @property
+    def title(self) -> str:
+        """The name, with *told* for a method that is told the kind of noise."""
+        return f"{self.name}, told" if self.told else self.name
+
+
+def require(names: Sequence[str], config: PipelineConfig) -> None:
+    """Refuse a name that no method has, a method whose package is not installed, and tuning on test images.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if config.data.validation == "test":
+        raise ConfigError("data.validation must hold images of its own to tune methods on, received test")
+    for name in names:
+        if name not in GRIDS:
+            raise ConfigError(f"--methods must be among {', '.join(GRIDS)}, received {name}")
+        if name not in available():
+            note = ", which is for non-profit use alone" if name == "bm3d" else ""
+            how = command_lines.install("baselines")
+            raise ConfigError(f"{name} needs the package {PACKAGES[name]}{note}: {how}; or leave it out")
+
+
+def require_sizes(sizes: Mapping[str, Sizes], config: PipelineConfig) -> None:
+    """Refuse fewer images than there are kinds of noise.
+
+    Raises
+    ------
+    ConfigError
+    """
+    kinds = len(config.noise.shares())
+    for name, size in sizes.items():
+        if min(size.tune, size.images) < kinds:
+            raise ConfigError(
+                f"{name} must be tuned and scored on at least one image for each of {kinds} kinds of noise, "
+                f"received {size.tune} and {size.images}"
+            )
+
+
+def available() -> tuple[str, ...]:
+    """Return the methods whose packages are installed."""
+    return tuple(name for name in GRIDS if name not in PACKAGES or importlib.util.find_spec(PACKAGES[name]))
+
+
+def sample(noisy: NoisySet, count: int) -> NDArray[np.intp]:
+    """Return the rows of `count` images, or of all if there are fewer, spread evenly over each kind of noise."""
+    by_kind = np.argsort(np.load(noisy.kinds_path), kind="stable")
+    places = np.linspace(0, len(by_kind) - 1, min(count, len(by_kind))).round().astype(np.intp)
+    return np.sort(by_kind[places])
+
+
+def contenders(name: str, sets: NoisySets, sizes: Sizes, advance: Advance = lambda _: None) -> Iterator[Contender]:
+    """Tune a method and yield it scored: blind and, where that differs, told.
+
+    Parameters
+    ----------
+    name : str
+        A key of `GRIDS`.
+    sets : NoisySets
+    sizes : Sizes
+    advance : callable
+        Told how many images were worked on, each time some were; `work` says how many there will be at most.
+    """
+    blind, told = tune(GRIDS[name], sets.validation, sample(sets.validation, sizes.tune), advance)
+    splits = ((sets.validation, sizes.tune), (sets.test, sizes.images))
+    known: dict[tuple[str, int, int, AnyMethod], PerImage] = {}
+    for settings in dict.fromkeys((blind, told)):
+        validation, test = (_score(settings, noisy, sample(noisy, count), known, advance) for noisy, count in splits)
+        yield Contender(
+            name=name,
+            told=settings != blind,
+            settings=settings,
+            tuned_on=len(validation.mse) if len(GRIDS[name]) > 1 else 0,
+            images=len(test.mse),
+            scores=_scores(name, sets, validation, test),
+        )
+
+
+def work(name: str, sizes: Sizes) -> int:
+    """Return how many images a method works on at most."""
+    return len(GRIDS[name]) * sizes.tune + 2 * (sizes.tune + sizes.images)
+
+
+def model(name: str, denoise: Denoiser, sets: NoisySets, sizes: Sizes) -> Contender:
+    """Return a trained model scored on the images that the methods are scored on; its speed is that of one whole batch."""
+    splits = ((sets.validation, sizes.tune), (sets.test, sizes.images))
+    validation, test = (measure(denoise, noisy, sample(noisy, count)) for noisy, count in splits)
+    batch = np.resize(sample(sets.test, sizes.images), batch_size(sets.test.clean.shape))
+    speed = len(batch) / measure(denoise, sets.test, batch, time.process_time).seconds
+    scores = _scores(name, sets, validation, test).model_copy(update={"images_per_second": speed})
+    return Contender(name=name, images=len(test.mse), scores=scores)
+
+
+def tune(
+    grid: Sequence[AnyMethod], noisy: NoisySet, rows: NDArray[np.intp], advance: Advance
+) -> tuple[tuple[AnyMethod, ...], tuple[AnyMethod, ...]]:
+    """Return the settings of least mean squared error: for each kind the one that is best over all, and the best for it."""
+    damaged, clean, drawn = noisy_datasets.read_block(noisy, rows)
+    errors: list[Values] = []
+    for setting in grid:
+        errors.append(metrics.mse(setting(damaged), clean) if len(grid) > 1 else np.zeros(len(rows)))
+        advance(len(rows))
+    table = np.stack(errors)
+    best = grid[int(table.mean(axis=1).argmin())]
+    kinds = range(len(noisy.kinds))
+    told = [grid[int(table[:, drawn == k].mean(axis=1).argmin())] if (drawn == k).any() else best for k in kinds]
+    return (best,) * len(kinds), tuple(told)
+
+
+def best_mse(name: str, noisy: NoisySet, rows: NDArray[np.intp]) -> float:
+    """Return a method's least mean squared error over some images of a set, which it is tuned on as well: that favours it."""
+    (setting, *_), _ = tune(GRIDS[name], noisy, rows, lambda _: None)
+    damaged, clean, _ = noisy_datasets.read_block(noisy, rows)
+    return float(metrics.mse(setting(damaged), clean).mean())
+
+
+def pictured(contender: Contender, noisy: NoisySet, of_a_kind: int = 2) -> Examples:
+    """Return the first test images of each kind among those the method was scored on, with what it makes of them."""
+    rows = sample(noisy, contender.images)
+    drawn = np.load(noisy.kinds_path)[rows]
+    chosen = np.concatenate([rows[drawn == kind][:of_a_kind] for kind in range(len(noisy.kinds))])
+    kinds = np.load(noisy.kinds_path)[chosen]
+
+    def denoise(damaged: Images) -> Images:
+        pairs = zip(kinds, damaged, strict=True)
+        return np.concatenate([contender.settings[kind](image[None]) for kind, image in pairs])
+
+    return examples(denoise, noisy, chosen)
+
+
+def _score(
+    settings: tuple[AnyMethod, ...],
+    noisy: NoisySet,
+    rows: NDArray[np.intp],
+    known: dict[tuple[str, int, int, AnyMethod], PerImage],
+    advance: Advance,
+) -> PerImage:
+    """Score each kind's images under its setting; what is `known` of another contender is not done again."""
+    drawn = np.load(noisy.kinds_path)[rows]
+    parts = []
+    for kind, setting in enumerate(settings):
+        if not (drawn == kind).any():
+            continue
+        key = (noisy.path, len(rows), kind, setting)  # validation may be the test set, with other rows
+        if key not in known:
+            known[key] = measure(setting, noisy, rows[drawn == kind], time.process_time)
+            advance(len(known[key].mse))
+        parts.append(known[key])
+    return joined(parts)
+
+
+def _scores(name: str, sets: NoisySets, validation: PerImage, test: PerImage) -> Scores:
+    return Scores(
+        model_uri=name,
+        validation=summarise(validation, sets.validation.kinds),
+        test=summarise(test, sets.test.kinds),
+        images_per_second=len(test.mse) / max(test.seconds, 1e-9),
+    )

@@ -1,0 +1,129 @@
+"""Classical denoising, method by method: each is a frozen configuration that is also the function that applies it.
+
+A method maps noisy images, float32 of shape ``(N, H, W, C)``, to restored ones of the same shape in [0, 1], each by itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from dae.noise.kinds import Images
+from dae.schemas import Frozen
+
+Strength = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Method(Frozen, ABC):
+    """A classical method. With `clip` it is given the noisy image clipped to [0, 1]; its result is clipped always."""
+
+    method: str
+    clip: bool = False
+
+    def __call__(self, noisy: Images) -> Images:
+        """Return restored images for noisy ones, both float32 of shape ``(N, H, W, C)``."""
+        given = np.clip(noisy, 0, 1) if self.clip else noisy
+        restored = [np.reshape(self.restore(image), image.shape) for image in given]
+        return np.clip(np.stack(restored), 0, 1, dtype=np.float32) if restored else noisy.copy()
+
+    @abstractmethod
+    def restore(self, image: Images) -> Any:
+        """Return one image restored, ``(H, W, C)`` in and out; a single channel may be dropped."""
+
+
+class Nothing(Method):
+    """The noisy image as it came, clipped to [0, 1]."""
+
+    method: Literal["nothing"] = "nothing"
+    clip: Literal[True] = True
+
+    def restore(self, image: Images) -> Any:  # noqa: D102
+        return image
+
+
+class Median(Method):
+    """The median over a square, or a plus, of `size` pixels a side, each channel by itself: ``scipy.ndimage``."""
+
+    method: Literal["median"] = "median"
+    size: Annotated[int, Field(ge=3)] = 3
+    plus: bool = False
+
+    def restore(self, image: Images) -> Any:  # noqa: D102
+        from scipy.ndimage import median_filter
+
+        window = np.ones((self.size, self.size), bool)
+        if self.plus:
+            window[:] = False
+            window[self.size // 2] = window[:, self.size // 2] = True
+        return median_filter(image, footprint=window[..., None], mode="reflect")
+
+
+class TotalVariation(Method):
+    """Total variation (Rudin, Osher and Fatemi, 1992; Chambolle, 2004): ``skimage.restoration.denoise_tv_chambolle``."""
+
+    method: Literal["tv"] = "tv"
+    weight: Strength = 0.1
+
+    def restore(self, image: Images) -> Any:  # noqa: D102
+        from skimage.restoration import denoise_tv_chambolle
+
+        return denoise_tv_chambolle(image, weight=self.weight, channel_axis=-1)
+
+
+class NonLocalMeans(Method):
+    """Non-local means (Buades, Coll and Morel, 2005): ``skimage.restoration.denoise_nl_means``, its fast mode."""
+
+    method: Literal["nlm"] = "nlm"
+    h: Strength = 0.1
+    patch_size: Annotated[int, Field(ge=1)] = 5
+    patch_distance: Annotated[int, Field(ge=1)] = 6
+
+    def restore(self, image: Images) -> Any:  # noqa: D102
+        from skimage.restoration import denoise_nl_means
+
+        sizes = {"patch_size": self.patch_size, "patch_distance": self.patch_distance}
+        return denoise_nl_means(image, h=self.h, fast_mode=True, channel_axis=-1, **sizes)
+
+
+class Wavelet(Method):
+    """Wavelet shrinkage with thresholds by BayesShrink (Chang, Yu and Vetterli, 2000): ``skimage.restoration.denoise_wavelet``.
+
+    It is the mean over four shifts along the diagonal (cycle spinning, Coifman and Donoho, 1995), which is better than one.
+    """
+
+    method: Literal["wavelet"] = "wavelet"
+    sigma: Strength = 0.1
+    wavelet: str = "db2"
+    levels: Annotated[int, Field(ge=1)] = 2
+
+    def restore(self, image: Images) -> Any:  # noqa: D102
+        return np.mean([np.roll(self._once(np.roll(image, -s, (0, 1))), s, (0, 1)) for s in range(4)], axis=0)
+
+    def _once(self, image: Images) -> Any:
+        from skimage.restoration import denoise_wavelet
+
+        options = {"wavelet": self.wavelet, "wavelet_levels": self.levels, "channel_axis": -1, "rescale_sigma": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # many levels for a small image: validation decides
+            return denoise_wavelet(image, self.sigma, **options)
+
+
+class BM3D(Method):
+    """BM3D (Dabov et al., 2007; Mäkinen, Azzari and Foi, 2020): the package bm3d, which is for non-profit use alone."""
+
+    method: Literal["bm3d"] = "bm3d"
+    sigma: Strength = 0.1
+
+    def restore(self, image: Images) -> Any:  # noqa: D102
+        import bm3d
+
+        if image.shape[2] == 3:
+            return bm3d.bm3d_rgb(image, self.sigma)
+        return bm3d.bm3d(image[..., 0], self.sigma)
+
+
+AnyMethod = Annotated[Nothing | Median | TotalVariation | NonLocalMeans | Wavelet | BM3D, Field(discriminator="method")]

@@ -1,0 +1,75 @@
+"""Quality of restored images, one value an image, in float64; scikit-image's definitions with a data range of 1."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dae.noise.kinds import Images
+from dae.schemas import Quality
+
+Values = NDArray[np.float64]
+MSE_FLOOR = 1e-10
+"""PSNR is taken of at least this error, 100 dB: a perfect image would make every mean infinite."""
+
+
+def mse(restored: Images, clean: Images) -> Values:
+    """Return the mean squared error of each image.
+
+    Parameters
+    ----------
+    restored, clean : ndarray of float32, shape (N, H, W, C)
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+
+    Examples
+    --------
+    >>> mse(np.zeros((2, 8, 8, 1), np.float32), np.full((2, 8, 8, 1), 0.5, np.float32)).tolist()
+    [0.25, 0.25]
+    """
+    difference = restored.astype(np.float64) - clean
+    return np.asarray(np.mean(np.square(difference, out=difference), axis=(1, 2, 3)))
+
+
+def psnr(errors: Values) -> Values:
+    """Return the peak signal-to-noise ratio in decibels for each image's mean squared error, at most 100 dB.
+
+    Examples
+    --------
+    >>> psnr(np.array([0.01, 0.0])).round(6).tolist()
+    [20.0, 100.0]
+    """
+    return -10.0 * np.log10(np.maximum(errors, MSE_FLOOR))
+
+
+def ssim(restored: Images, clean: Images) -> Values:
+    """Return the structural similarity of each image, the mean over its 7x7 windows and its channels.
+
+    Parameters
+    ----------
+    restored, clean : ndarray of float32, shape (N, H, W, C), H and W at least 7
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+
+    Notes
+    -----
+    Wang et al., "Image quality assessment: from error visibility to structural similarity" (2004), as
+    ``skimage.metrics.structural_similarity`` computes it.
+    """
+    from skimage.metrics import structural_similarity
+
+    pairs = zip(restored, clean, strict=True)
+    return np.array([structural_similarity(*pair, data_range=1.0, channel_axis=-1) for pair in pairs], np.float64)
+
+
+def quality(errors: Values, similarities: Values) -> Quality:
+    """Return the means over a group of images; all NaN for an empty group."""
+    if len(errors) == 0:
+        return Quality(mse=np.nan, psnr=np.nan, ssim=np.nan, count=0)
+    return Quality(
+        mse=float(errors.mean()), psnr=float(psnr(errors).mean()), ssim=float(similarities.mean()), count=len(errors)
+    )

@@ -1,0 +1,156 @@
+"""Evaluate: quality of a model and of doing nothing, on the frozen noisy sets, pooled and per kind of noise."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dae.data import datasets, noisy_datasets
+from dae.evaluation import clean_input, metrics
+from dae.evaluation.metrics import Values
+from dae.networks.predict import Denoiser
+from dae.noise.kinds import Images
+from dae.schemas import NoisySet, NoisySets, Quality, Scores, SplitScores
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """Error and similarity of every image of a set, shape ``(N,)`` each, and how long the model took."""
+
+    kinds: NDArray[np.uint8]
+    mse: Values
+    ssim: Values
+    mse_nothing: Values
+    ssim_nothing: Values
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images for the pictures: clean, noisy and denoised, shape ``(n, H, W, C)`` each, with kind and error."""
+
+    rows: NDArray[np.intp]
+    kinds: list[str]
+    clean: Images
+    noisy: Images
+    denoised: Images
+    mse: Values
+
+
+def evaluate(denoise: Denoiser, sets: NoisySets, model_uri: str) -> tuple[Scores, PerImage]:
+    """Score a model on the frozen validation and test sets, after checking their digests.
+
+    Parameters
+    ----------
+    denoise : callable
+        Noisy images in, restored images out.
+    sets : NoisySets
+    model_uri : str
+        Identity of the model, kept with its scores.
+
+    Returns
+    -------
+    scores : Scores
+    per_image : PerImage
+        Of the test set.
+
+    Raises
+    ------
+    DataError
+        If a stored set is not what was drawn.
+    """
+    logger.info("evaluate: %s on the frozen validation and test sets", model_uri)
+    measured: dict[str, PerImage] = {}
+    for noisy in (sets.validation, sets.test):
+        if noisy.path not in measured:
+            noisy_datasets.verify(noisy)
+            measured[noisy.path] = measure(denoise, noisy)
+    validation, test = (measured[noisy.path] for noisy in (sets.validation, sets.test))
+    scores = Scores(
+        model_uri=model_uri,
+        validation=summarise(validation, sets.validation.kinds),
+        test=summarise(test, sets.test.kinds),
+        images_per_second=len(test.mse) / test.seconds,
+        clean_input=clean_input.measure(denoise, sets.validation),
+    )
+    return scores, test
+
+
+def measure(
+    denoise: Denoiser,
+    noisy: NoisySet,
+    rows: NDArray[np.intp] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> PerImage:
+    """Score every image of a set, or those in some rows of it, a block at a time; `clock` tells the seconds."""
+    rows = np.arange(noisy.clean.count) if rows is None else rows
+    columns: list[tuple[Values, ...]] = []
+    kinds: list[NDArray[np.uint8]] = []
+    seconds = 0.0
+    for _, part in datasets.blocks(len(rows), noisy.clean.shape):
+        damaged, clean, drawn = noisy_datasets.read_block(noisy, rows[part])
+        started = clock()
+        restored = denoise(damaged)
+        seconds += clock() - started
+        nothing = np.clip(damaged, 0.0, 1.0)
+        columns.append(tuple(f(images, clean) for images in (restored, nothing) for f in (metrics.mse, metrics.ssim)))
+        kinds.append(drawn)
+    mse, ssim, mse_nothing, ssim_nothing = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return PerImage(np.concatenate(kinds), mse, ssim, mse_nothing, ssim_nothing, seconds)
+
+
+def errors(denoise: Denoiser, noisy: NoisySet) -> Values:
+    """Return the mean squared error of every image of a set, shape ``(N,)``."""
+    found = []
+    for _, rows in datasets.blocks(noisy.clean.count, noisy.clean.shape):
+        damaged, clean, _ = noisy_datasets.read_block(noisy, rows)
+        found.append(metrics.mse(denoise(damaged), clean))
+    return np.concatenate(found)
+
+
+def joined(parts: Sequence[PerImage]) -> PerImage:
+    """Return the scores of several groups of images as one."""
+    names = ("kinds", "mse", "ssim", "mse_nothing", "ssim_nothing")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return PerImage(**columns, seconds=sum(part.seconds for part in parts))
+
+
+def summarise(images: PerImage, kinds: Sequence[str]) -> SplitScores:
+    """Return the means over all images and over those of each kind; NaN for a kind that no image got."""
+
+    def means(mse: Values, ssim: Values) -> dict[str, Quality]:
+        return {
+            kind: metrics.quality(mse[images.kinds == index], ssim[images.kinds == index])
+            for index, kind in enumerate(kinds)
+        }
+
+    return SplitScores(
+        pooled=metrics.quality(images.mse, images.ssim),
+        pooled_nothing=metrics.quality(images.mse_nothing, images.ssim_nothing),
+        per_kind=means(images.mse, images.ssim),
+        per_kind_nothing=means(images.mse_nothing, images.ssim_nothing),
+    )
+
+
+def examples(denoise: Denoiser, noisy: NoisySet, rows: NDArray[np.intp]) -> Examples:
+    """Return some images of a set with what the model makes of them."""
+    damaged, clean, drawn = noisy_datasets.read_block(noisy, rows)
+    restored = denoise(damaged)
+    return Examples(rows, [noisy.kinds[kind] for kind in drawn], clean, damaged, restored, metrics.mse(restored, clean))
+
+
+def first_of_kind(images: PerImage, kind: int, count: int) -> NDArray[np.intp]:
+    """Return the rows of the first images that got a kind of noise: the same in every run on the same noise."""
+    return np.flatnonzero(images.kinds == kind)[:count]
+
+
+def worst(images: PerImage, count: int) -> NDArray[np.intp]:
+    """Return the rows of the images of the largest error, the worst first."""
+    return np.argsort(-images.mse, kind="stable")[:count]

@@ -1,0 +1,1 @@
+"""A stored model applied to image files and arrays of any size."""

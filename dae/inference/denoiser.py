@@ -1,0 +1,285 @@
+"""A model as a function of images of any size, number of channels and type."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from dae.data.formats.base import ImageError, Pixels, as_stack, with_alpha_kept
+from dae.inference import global_features, tiling
+from dae.inference.global_features import Features
+from dae.networks import predict
+from dae.noise import estimation
+from dae.noise.kinds import Images
+from dae.schemas import Concern, TrainedOn
+
+TILE = 512
+SMALLEST = 8
+SAMPLED = 64
+
+
+class ImageDenoiser:
+    """A model that restores images of any size and type.
+
+    Images larger than a tile are restored tile by tile. What a network finds in an image as a whole, as the default one does by
+    global pooling, is found over all tiles first, so that none has a tone of its own.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Maps float32 images ``(N, H, W, C)``, C 1 or 3, to images of the same shape.
+    name : str
+        What the model is called in messages.
+    trained_on : TrainedOn, optional
+        What it was trained on. Without it no image is found to differ from that.
+    tile : int
+        Side of the tiles that larger images are cut into, in pixels; a model of a fixed size has its own.
+    strength : float
+        Share of the restored image in what is returned, from 0 to 1; the rest is the image as it came.
+
+    Raises
+    ------
+    ValueError
+        If the model takes something else, or the strength is out of range.
+    """
+
+    def __init__(
+        self, model: Any, name: str, trained_on: TrainedOn | None = None, tile: int = TILE, strength: float = 1.0
+    ) -> None:
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must be from 0 to 1, received {strength}")
+        shape = model.input_shape
+        if len(shape) != 4 or shape[3] not in (1, 3) or model.output_shape[3] != shape[3]:
+            raise ValueError(f"{name}: must map images (N, H, W, C), C 1 or 3, to such images; found {shape}")
+        self.name = name
+        self.trained_on = trained_on
+        self._model = model
+        self._sides: tuple[int | None, int | None] = shape[1:3]
+        self._channels: int = shape[3]
+        self._tile = tile // tiling.CELL * tiling.CELL
+        self._strength = np.float32(strength)
+        self._lock = threading.Lock()  # Keras is not made for two threads
+
+    def __call__(self, images: Pixels) -> Pixels:
+        """Restore images; warn if they are unlike what the model was trained on.
+
+        Parameters
+        ----------
+        images : ndarray, shape (H, W), (H, W, C), (N, H, W) or (N, H, W, C)
+            C is 1 (grey), 3 (RGB), 2 or 4 (with alpha, which is copied). Of three axes the last is channels if it has at most 4
+            elements. uint8 and uint16 have their full range for [0, 1]; floats are taken as they are.
+
+        Returns
+        -------
+        ndarray
+            Of the same shape and type. Integers are clipped and rounded, floats are as the model gives them: the default
+            network restores to [0, 1], and leaves what is blank as it is.
+
+        Raises
+        ------
+        TypeError
+            If `images` is no array.
+        ValueError
+            On another shape or type, or a value that is not finite in float32, before or after.
+
+        Examples
+        --------
+        >>> import dae
+        >>> restored = dae.load("models:/dae@champion")(images)  # doctest: +SKIP
+        """
+        if not isinstance(images, np.ndarray):
+            raise TypeError(f"images must be a NumPy array, received {type(images).__name__}")
+        try:
+            stack = as_stack(images)
+        except ImageError as error:
+            raise ValueError(f"{error.rule}; received {error.found}") from error
+
+        def restore(colours: Pixels) -> Pixels:
+            for concern in self.concerns(colours):
+                warnings.warn(f"images: {concern}", stacklevel=4)
+            return self.restore(colours)
+
+        try:
+            return with_alpha_kept(stack, restore).reshape(images.shape)
+        except ImageError as error:
+            raise ValueError(f"images: {error}") from error
+
+    def concerns(self, images: Pixels) -> list[Concern]:
+        """Return how images ``(N, H, W, C)`` differ from what the model was trained on; nothing if that is unknown.
+
+        Raises
+        ------
+        ImageError
+            On a value that is not finite in float32.
+        """
+        _require_finite(images)
+        if self.trained_on is None:
+            return []
+        size = self.trained_on.image_shape[:2]
+        each = len(list(estimation.patches(images[0], size)))
+        rows = np.unique(np.linspace(0, len(images) - 1, max(1, SAMPLED // each)).astype(np.intp))
+        sample = [_as_float(patch) for row in rows for patch in estimation.patches(images[row], size)]
+        highest = max(float(_as_float(images[row].max())) for row in rows)
+        grey = all(bool((band == band[..., :1]).all()) for band in _bands(images))
+        return estimation.concerns(sample, images.shape[1:], highest, self.trained_on, grey=grey)
+
+    def restore(
+        self, images: Pixels, rows_done: Callable[[int], None] = lambda rows: None, *, in_place: bool = False
+    ) -> Pixels:
+        """Restore images without alpha.
+
+        Parameters
+        ----------
+        images : ndarray, shape (N, H, W, C)
+            C 1 or 3, of a type that `__call__` takes. A grey model is put to each channel; a model of RGB gets a grey image
+            three times, and the mean of what it makes of it is kept.
+        rows_done : callable
+            Told how many more rows are done.
+        in_place : bool
+            Put the restored images where the others were: no row is read again once its band is finished.
+
+        Returns
+        -------
+        ndarray of the same shape and type
+
+        Raises
+        ------
+        ImageError
+            On a value that is not finite in float32, before or after.
+        """
+        _require_finite(images)
+        sides = [
+            side or max(SMALLEST, min(n, self._tile)) for n, side in zip(images.shape[1:3], self._sides, strict=True)
+        ]
+        lengths = [tiling.covered(n, side) for n, side in zip(images.shape[1:3], sides, strict=True)]
+        rows, columns = (tiling.axis(length, side) for length, side in zip(lengths, sides, strict=True))
+        restored = images if in_place else np.empty(images.shape, images.dtype)
+        if lengths == sides:
+            self._restore_whole(images, restored, (sides[0], sides[1]), rows_done)
+            return restored
+        for image, place in zip(images, restored, strict=True):
+            read = functools.partial(_band, image, lengths[1])
+            apply = self._apply
+            if self._pooled is not None:
+                apply = functools.partial(self._apply, features=self._features(tiling.stacks(read, rows, columns)))
+            for part, band in tiling.bands(apply, read, rows, columns):
+                kept = place[part]
+                kept[...] = self._blended(band[: len(kept), : kept.shape[1]], image[part])
+                rows_done(len(kept))
+        return restored
+
+    def _restore_whole(
+        self, images: Pixels, restored: Pixels, sides: tuple[int, int], rows_done: Callable[[int], None]
+    ) -> None:
+        """Restore images that are no larger than a tile, as many at a time as the model takes."""
+        height, width = images.shape[1:3]
+        size = predict.batch_size((*sides, images.shape[3]))
+        for block in (slice(start, start + size) for start in range(0, len(images), size)):
+            whole = self._apply(_grown(_as_float(images[block]), *sides))
+            restored[block] = self._blended(whole[:, :height, :width], images[block])
+            rows_done(len(whole) * height)
+
+    def _blended(self, restored: Images, given: Pixels) -> Pixels:
+        """Return restored pixels in the type of those given, blended with them by the strength."""
+        if self._strength == 0:
+            return given
+        if self._strength < 1:
+            before = _as_float(given)
+            restored = before + self._strength * (restored - before)
+        return _as_type(restored, given.dtype)
+
+    @functools.cached_property
+    def _pooled(self) -> global_features.Pooled | None:
+        """The model cut at its global pooling, made when the first image is larger than a tile; None if it has none."""
+        return global_features.Pooled(self._model) if global_features.pools(self._model) else None
+
+    def _features(self, stacks: Iterator[Images]) -> Features:
+        """Return what the model finds in the whole of an image, for each channel that it is put to by itself."""
+        assert self._pooled is not None
+        first = next(stacks)
+        planes = 3 if first.shape[3] > self._channels else 1
+        with self._lock:
+            every = itertools.chain([first], stacks)
+            return self._pooled.mean((_for_channels(stack, self._channels) for stack in every), planes)
+
+    def _apply(self, tiles: Images, features: Features | None = None) -> Images:
+        """Apply the model to tiles of grey or RGB, whichever of the two it takes."""
+        count, height, width, channels = tiles.shape
+        restored = self._predict(_for_channels(tiles, self._channels), features)
+        if channels == self._channels:
+            return restored
+        if channels == 3:
+            return np.moveaxis(restored.reshape(count, 3, height, width), 1, 3)
+        return np.asarray(restored.mean(axis=3, keepdims=True))
+
+    def _predict(self, tiles: Images, features: Features | None) -> Images:
+        with self._lock:
+            if features is not None and self._pooled is not None:
+                restored = self._pooled.restore(tiles, features)
+            else:
+                batch = min(len(tiles), predict.batch_size(tiles.shape[1:]))
+                restored = predict.denoiser(self._model, batch)(tiles)
+        if not np.isfinite(restored).all():
+            raise ImageError("what the model makes of an image must be finite", "NaN or infinity")
+        return restored
+
+
+def _for_channels(tiles: Images, channels: int) -> Images:
+    """Return tiles as a model of so many channels takes them: colour as three of grey, grey as three equal channels."""
+    if tiles.shape[3] > channels:
+        return np.ascontiguousarray(np.moveaxis(tiles, 3, 1)).reshape(-1, *tiles.shape[1:3], 1)
+    return np.repeat(tiles, channels // tiles.shape[3], axis=3) if tiles.shape[3] < channels else tiles
+
+
+def _require_finite(images: Pixels) -> None:
+    """Refuse floats ``(N, H, W, C)`` that are NaN, infinite, or more than the model's float32 holds."""
+    if images.dtype.kind != "f":
+        return
+    largest = min(float(np.finfo(images.dtype).max), float(np.finfo(np.float32).max))
+    for band in _bands(images):
+        if bool((np.abs(band) <= largest).all()):
+            continue
+        if not np.isfinite(band).all():
+            raise ImageError("float pixels must be finite", "NaN or infinity")
+        raise ImageError(f"float pixels must be within {largest:.3g}", f"{float(np.abs(band).max()):.3g}")
+
+
+def _bands(images: Pixels) -> Iterator[Pixels]:
+    """Yield images in bands of a tile's height, so that what is worked out over one stays small."""
+    for image in images:
+        for top in range(0, len(image), TILE):
+            yield image[top : top + TILE]
+
+
+def _band(image: Pixels, width: int, rows: slice) -> Images:
+    return np.asarray(_grown(_as_float(image[rows])[None], rows.stop - rows.start, width)[0])
+
+
+def _grown(images: Images, height: int, width: int) -> Images:
+    """Return images ``(n, h, w, C)`` of a greater height and width, by reflection at the bottom and the right."""
+    missing = height - images.shape[1], width - images.shape[2]
+    if not any(missing):
+        return images
+    return np.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+
+
+def _as_float(pixels: Any) -> Images:
+    if pixels.dtype.kind == "f":
+        return np.asarray(pixels, np.float32)
+    return np.asarray(pixels, np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+
+
+def _as_type(values: Images, dtype: np.dtype[Any]) -> Pixels:
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            cast = np.asarray(values, dtype)
+        if cast.itemsize < values.itemsize and not np.isfinite(cast).all():
+            raise ImageError(f"restored pixels must be within {np.finfo(dtype).max:.3g}", f"{np.abs(values).max():.3g}")
+        return cast
+    return np.asarray(np.rint(np.clip(values, 0, 1) * np.float32(np.iinfo(dtype).max)), dtype)

@@ -1,0 +1,177 @@
+"""A stored model at work: opened by reference, and put to files one at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dae import storage
+from dae.data import formats
+from dae.data.arrays import DataError
+from dae.data.formats.base import ImageError, Pixels
+from dae.inference.denoiser import TILE, ImageDenoiser
+from dae.inference.file_plan import Job
+from dae.schemas import Concern, Frozen
+
+CHAMPION = "models:/dae@champion"
+
+
+class Outcome(Frozen):
+    """What became of one file: restored, left as it was because that was done before, or not done for a reason.
+
+    `concerns` says how it differs from what the model was made for, and `harm` that it was not done for that.
+    """
+
+    input: Path
+    output: Path
+    concerns: tuple[Concern, ...] = ()
+    error: str | None = None
+    skipped: bool = False
+    harm: bool = False
+
+
+class LikelyHarmError(ValueError):
+    """The model was not made for such an image, and would likely do harm."""
+
+
+def load(reference: str = CHAMPION, *, tile: int = TILE, strength: float = 1.0) -> ImageDenoiser:
+    """Return a stored model, ready for images of any size and type.
+
+    Parameters
+    ----------
+    reference : str
+        ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a version number of ``dae``, a run id or a ``.keras`` file.
+    tile : int
+        Side of the tiles that larger images are cut into, in pixels.
+    strength : float
+        Share of the restored image in what is returned, from 0 to 1.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or it cannot be read.
+    ValueError
+        If it is no model of images.
+    """
+    from dae import runtime
+
+    runtime.import_keras()
+    from dae.tracking import models
+
+    opened = models.open_model(reference)
+    name = opened.located.uri if opened.located else reference
+    return ImageDenoiser(opened.model, name, opened.trained_on, tile, strength)
+
+
+class Concerns:
+    """What was said of files that differ from what the model was made for: each thing once, however many files it holds for."""
+
+    def __init__(self) -> None:
+        self.files = 0
+        self._said: set[tuple[str, str]] = set()
+        self._refused: set[tuple[str, str]] = set()
+
+    def new(self, outcome: Outcome) -> list[str]:
+        """Return what is to be said of a file that was not said of another, but for what its error says."""
+        self.files += bool(outcome.concerns)
+        left = [each for each in outcome.concerns if outcome.error is None or not each.harmful]
+        found = [each for each in left if (each.about, each.advice) not in self._said]
+        self._said |= {(each.about, each.advice) for each in found}
+        return [f"{outcome.input}: {each}" for each in found]
+
+    def error(self, outcome: Outcome) -> str | None:
+        """Return why a file was not restored, in short where another was not for the same reasons."""
+        harmful = {(each.about, each.advice) for each in outcome.concerns if each.harmful}
+        if outcome.error is None or not outcome.harm:
+            return outcome.error
+        said = harmful <= self._refused
+        self._refused |= harmful
+        return f"{outcome.input}: not restored, for the same reason as one above" if said else outcome.error
+
+    def total(self, files: int) -> str | None:
+        """Return how many of all the files it holds for; None where it was said of each of them."""
+        return f"{self.files} of {files} files are unlike what the model was made for" if self.files > 1 else None
+
+
+def require_place(output: Path, *, overwrite: bool) -> None:
+    """Tell before any work what would keep a file from being written.
+
+    Raises
+    ------
+    DataError
+        If something is there that may not be replaced, or a folder is, or the folder it goes to cannot be made or written to.
+    """
+    if output.is_dir():
+        raise DataError(output, "must be a file", "a folder")
+    if os.path.lexists(output) and not overwrite:
+        raise _there(output)
+    folder = next((parent for parent in output.parents if os.path.lexists(parent)), Path())
+    if not folder.is_dir():
+        raise DataError(output, "must lie in a folder", f"{folder}, which is none")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DataError(output, "must lie in a folder that can be written to", f"{folder}, which cannot")
+
+
+def _there(output: Path) -> DataError:
+    return DataError(output, "must not be there yet, unless it may be overwritten", "a file")
+
+
+def denoise_file(
+    denoiser: ImageDenoiser,
+    job: Job,
+    *,
+    overwrite: bool = False,
+    anyway: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
+    finished: Callable[[Path], None] = lambda draft: None,
+) -> Outcome:
+    """Restore one file. Whatever is wrong with it is told in the outcome; the output is there whole or not at all.
+
+    Parameters
+    ----------
+    denoiser : ImageDenoiser
+    job : Job
+    overwrite : bool
+        Replace an output that is there.
+    anyway : bool
+        Restore it even where the model would likely do harm.
+    progress : callable
+        Told which further share of the file is done.
+    finished : callable
+        Called with the path of the finished draft, before it becomes the output.
+    """
+    concerns: list[Concern] = []
+    try:
+        require_place(job.output, overwrite=overwrite)
+        described = formats.describe(job.input)
+        total, page = described.pages * described.shape[0], 0
+
+        def restore(images: Pixels) -> Pixels:
+            nonlocal page
+            page += len(images)
+            try:
+                known = {concern.about for concern in concerns}
+                concerns.extend(concern for concern in denoiser.concerns(images) if concern.about not in known)
+                if not anyway and (harmful := [concern for concern in concerns if concern.harmful]):
+                    raise LikelyHarmError("; ".join(map(str, harmful)))
+                in_place = bool(images.flags.writeable)
+                return denoiser.restore(images, lambda rows: progress(rows / total), in_place=in_place)
+            except ImageError as error:
+                raise DataError(job.input, error.rule, error.found) from error
+
+        with storage.drafted(job.output, overwrite=overwrite) as draft:
+            formats.rewrite(job.input, draft, restore)
+            finished(draft)
+    except FileExistsError:  # it came to be there meanwhile
+        return Outcome(input=job.input, output=job.output, error=str(_there(job.output)))
+    except LikelyHarmError as error:
+        said = f"{job.input}: not restored, since {error}; --anyway restores it all the same"
+        return Outcome(input=job.input, output=job.output, error=said, concerns=tuple(concerns), harm=True)
+    except DataError as error:
+        return Outcome(input=job.input, output=job.output, error=str(error))
+    except Exception as error:  # noqa: BLE001  (one bad file must not stop the others)
+        return Outcome(
+            input=job.input, output=job.output, error=f"{job.input}: not restored: {type(error).__name__}: {error}"
+        )
+    return Outcome(input=job.input, output=job.output, concerns=tuple(concerns))

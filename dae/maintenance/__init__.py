@@ -1,0 +1,1 @@
+"""Cleaning up, closing runs that were killed, and training a run again."""

@@ -1,0 +1,1 @@
+"""Whether the champion still does as well as when it was scored."""

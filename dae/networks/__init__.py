@@ -1,0 +1,1 @@
+"""The networks, and how a trained one is applied to images."""

@@ -1,0 +1,88 @@
+"""Rollback: an earlier champion again, after it has shown that it loads and works."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+from dae import command_lines
+from dae.maintenance import census
+from dae.promotion import audit_log, gate, history, promote, registry
+from dae.promotion.history import Entry
+from dae.promotion.registry import RegistryError
+from dae.promotion.schemas import Trial
+from dae.tracking import provenance
+
+
+def rollback(name: str, reason: str, trial: Callable[[str], Trial], to: str | None = None) -> Entry:
+    """Make an earlier champion the champion again, after it has shown that it loads and works.
+
+    Parameters
+    ----------
+    name : str
+        Of the registered model.
+    reason : str
+    trial : callable
+        Given a version, returns what it does in a clean process.
+    to : str, optional
+        A version that was live once; by default the one before the present one.
+
+    Returns
+    -------
+    Entry
+        Of the ledger.
+
+    Raises
+    ------
+    RegistryError
+        If there is no such version, it was never live or is now, it does not work, or the champion changed meanwhile.
+    """
+    entries = promote.settled(name)
+    live = history.champion(entries)
+    target = _target(name, entries, to)
+    found = trial(target)
+    made = [gate.usable(found), *gate.authentic(found)] if found.error is None else [gate.usable(found)]
+    unknown = [check.name for check in made if check.name in _unrecorded(found)]
+    if failed := [check.reason for check in made if not check.passed and check.name not in unknown]:
+        raise RegistryError(f"version {target} of {name} does not work, and {live} stays: {'; '.join(failed)}")
+    if unknown:  # from before they were recorded: it works all the same, and going back must be possible
+        reason = f"{reason} (it works; what it was when it was logged is not on record)"
+    try:
+        entry = audit_log.append(
+            name,
+            entries,
+            event="rolled back",
+            version=target,
+            champion=target,
+            against=live,
+            who=provenance.actor(),
+            reason=reason,
+        )
+    except audit_log.Taken:
+        raise RegistryError(
+            f"the ledger of {name} went on meanwhile, and nothing was changed: look, and try again"
+        ) from None
+    promote.finish(name)
+    return entry
+
+
+def _unrecorded(trial: Trial) -> set[str]:
+    """Return the checks that need a record which was not made."""
+    missing = {"checksum": trial.recorded_sha256, "outputs": trial.difference}
+    return {name for name, record in missing.items() if record is None}
+
+
+def _target(name: str, entries: tuple[Entry, ...], to: str | None) -> str:
+    live, known = history.champion(entries), history.once_live(entries)
+    target = to or history.previous(entries)
+    if target is None:
+        raise RegistryError(f"{name} has no champion before {'the present one' if live else 'now'} to go back to")
+    if target == live:
+        raise RegistryError(f"version {target} of {name} is the champion already")
+    if target not in known:
+        were = ", ".join(known) or "none"
+        instead = command_lines.dae(f"promote {target}" + ("" if name == "dae" else f" --name {shlex.quote(name)}"))
+        raise RegistryError(f"version {target} of {name} was never the champion (those were: {were}); use {instead}")
+    if run_id := registry.version(name, target).run_id:  # none for a version of a model that no run logged
+        census.keep(run_id, 1)  # from dae gc, while it is tried
+    return target

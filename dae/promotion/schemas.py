@@ -1,0 +1,192 @@
+"""What the gate judges, what it finds, and what is then decided: small frozen records, like those of `dae.schemas`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dae.schemas import Frozen, Scores, TrainedModel
+
+Outcome = Literal["promoted", "refused", "forced"]
+
+
+class Compared(Frozen):
+    """MSE of challenger and champion on the same images, and the interval of their relative difference.
+
+    Attributes
+    ----------
+    low, high : float
+        Ends of the bootstrap interval of ``challenger / champion - 1``.
+    count : int
+        Number of images.
+    """
+
+    challenger: float
+    champion: float
+    low: float
+    high: float
+    count: int
+
+
+class Comparison(Frozen):
+    """Challenger and champion, scored now on the same frozen noisy validation images."""
+
+    confidence: float
+    pooled: Compared
+    per_kind: dict[str, Compared]
+
+
+class Opponent(Frozen):
+    """The champion a challenger meets: none yet, compared, or beyond comparison for a reason."""
+
+    version: str | None = None
+    comparison: Comparison | None = None
+    trouble: str | None = None
+
+
+class Trial(Frozen):
+    """What a registered version did when it was downloaded and used in a process of its own.
+
+    Attributes
+    ----------
+    sha256, recorded_sha256 : str or None
+        Digest of the model file, and the one recorded when it was logged.
+    difference : float or None
+        Largest absolute difference of the outputs from those recorded; None if none were.
+    one_image, other_size : str or None
+        What went wrong with a batch of one, and with images of another size; None if nothing did.
+    latency_ms : float or None
+        95th percentile of the time for one image of the training size.
+    error : str or None
+        Why it could not be used at all.
+    """
+
+    sha256: str | None = None
+    recorded_sha256: str | None = None
+    difference: float | None = None
+    one_image: str | None = None
+    other_size: str | None = None
+    latency_ms: float | None = None
+    file_mib: float | None = None
+    memory_mib: float | None = None
+    error: str | None = None
+
+
+class Rival(Frozen):
+    """A classical method tuned on validation images, and the model on the same ones: pooled MSE of each."""
+
+    name: str
+    mse: float
+    model_mse: float
+    images: int
+
+
+class Evidence(Frozen):
+    """All that the gate judges."""
+
+    scores: Scores
+    opponent: Opponent = Opponent()
+    trial: Trial | None = None
+    rivals: tuple[Rival, ...] = ()
+
+
+class Check(Frozen):
+    """One question the gate asked: `value` had to be at most `limit`, which came from `source`."""
+
+    name: str
+    value: float | None
+    limit: float | None
+    source: str
+    passed: bool
+    reason: str
+
+
+class Verdict(Frozen):
+    """The gate's answer, with every check it rests on, and the version of the champion it was found against."""
+
+    promoted: bool
+    checks: tuple[Check, ...]
+    reasons: tuple[str, ...]
+    champion: str | None = None
+
+    @property
+    def word(self) -> str:
+        """``promoted`` or ``refused``, the word used in tags, tables and messages."""
+        return "promoted" if self.promoted else "refused"
+
+
+class Answer(Frozen):
+    """What a person said when asked to approve; `approved` is None where nobody answered in time.
+
+    It holds for what was asked: whether a version may be `event` in the place of `champion`.
+    """
+
+    approved: bool | None
+    who: str
+    event: Outcome
+    champion: str | None
+    comment: str = ""
+
+
+class Candidate(Frozen):
+    """A registered version that is to be judged, and the logged model it was made of."""
+
+    name: str
+    version: str
+    run_id: str
+    model_uri: str
+
+
+class Decision(Frozen):
+    """What was done with a version, and who answers for it: the gate's verdict, or a person's reason.
+
+    Attributes
+    ----------
+    event : str
+        ``promoted``, ``refused`` or ``forced``.
+    reason : str
+        Of a forced promotion, an approval or a refusal by a person; else the gate's reasons.
+    """
+
+    event: Outcome
+    verdict: Verdict
+    who: str
+    reason: str = ""
+    dry_run: bool = False
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the version is, or in a dry run would be, the champion."""
+        return self.event != "refused"
+
+
+class ModelVersion(Frozen):
+    """The registry entry made of a trained model, and what was decided about it."""
+
+    name: str
+    version: str
+    model_uri: str
+    decision: Decision
+    aliases: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The gate's verdict."""
+        return self.decision.verdict
+
+
+class PipelineResult(Frozen):
+    """What a training run ends with."""
+
+    run_id: str
+    run_name: str
+    model: TrainedModel
+    scores: Scores
+    version: ModelVersion
+    seconds: dict[str, float]
+
+
+class PromotionResult(Frozen):
+    """What a promotion flow ends with."""
+
+    scores: Scores
+    version: ModelVersion

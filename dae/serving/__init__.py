@@ -1,0 +1,1 @@
+"""A stored model as a service over HTTP."""

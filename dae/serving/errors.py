@@ -1,0 +1,77 @@
+"""Refusals of the service: one JSON object with a code and a short message, whoever refuses and why."""
+
+from __future__ import annotations
+
+import json
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse, Response
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+PATH = "/invocations"
+BODY = 'the body must be JSON, an object {"inputs": ...}'
+THERE = f"there is POST {PATH}, and GET /ping, /health and /version"
+logger = logging.getLogger(__name__)
+
+
+def judged(body: bytes | None, scope: Scope, receive: Receive, send: Send) -> Send:
+    """Return a channel that passes good answers on, and puts a refusal into its one form."""
+    held: list[bytes] = []
+    start: Message = {"status": 200}
+
+    async def judge(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            start = message
+        if start["status"] < 400:
+            await send(message)
+        elif message["type"] == "http.response.body":
+            held.append(message.get("body", b""))
+            if not message.get("more_body"):
+                response = rephrased(start["status"], b"".join(held), body)
+                response.raw_headers += [header for header in start["headers"] if header[0] == b"allow"]
+                await response(scope, receive, send)
+
+    return judge
+
+
+def rephrased(status: int, said: bytes, body: bytes | None) -> Response:
+    """Return a refusal in its one form; what is wrong with a body is looked for where that is given."""
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        answer = {}
+    if answer.keys() == {"error_code", "message"}:  # as `dae.tracking.pyfunc` writes it
+        return JSONResponse(answer, status)
+    if "stack_trace" in answer:  # neither the model's refusal nor its failure: an error of ours
+        logger.error("a request could not be handled:\n%s", answer["stack_trace"])
+    if status == 400:
+        return refusal(400, "BAD_REQUEST", BODY if body is None else f"{BODY}; {_fault(body)}")
+    if status in (404, 405):
+        return refusal(status, HTTPStatus(status).name, THERE)
+    return refusal(status, "INTERNAL_ERROR", said.decode("utf-8", "replace").partition("\n")[0][:200])
+
+
+def _fault(body: bytes) -> str:
+    """Return what is wrong with a body that MLflow's server could not take."""
+    try:
+        tree = json.loads(body)
+    except json.JSONDecodeError as error:
+        return f"line {error.lineno}, column {error.colno}: {error.msg}"
+    except UnicodeDecodeError:
+        return "this is not UTF-8"
+    except RecursionError:
+        return "this is nested too deeply"
+    except ValueError:
+        return "a number is too long"
+    return "this could not be handled" if isinstance(tree, dict) and "inputs" in tree else 'there is no "inputs"'
+
+
+def refusal(status: int, code: str, message: str) -> Response:
+    """Return a refusal; one that is of this moment says when to ask again."""
+    headers = {"retry-after": "10"} if status == 503 else None
+    return JSONResponse({"error_code": code, "message": message}, status, headers)

@@ -1,0 +1,1 @@
+"""MLflow's record: runs, logged models, and where a result came from."""

@@ -1,0 +1,207 @@
+"""Stored models: logged with what is needed to use them, found by alias, version, run or URI, and loaded."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+
+from dae import storage
+from dae.config.schema import TrackingConfig
+from dae.schemas import TrainedOn
+from dae.tracking import runs
+from dae.tracking.client import connect, store_uri
+
+SHA256 = "model_sha256"
+logger = logging.getLogger(__name__)
+
+
+class ModelError(RuntimeError):
+    """There is no such model, or it cannot be read."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A stored model: its URI, the run that made it, and name and version if it was found as a version."""
+
+    uri: str
+    run_id: str
+    name: str | None = None
+    version: str | None = None
+
+
+def recorded_sha256(model_id: str) -> str:
+    """Return the digest of a logged model's file, as it was when it was logged; empty for one logged without."""
+    return str(connect().get_logged_model(model_id).tags.get(SHA256, ""))
+
+
+def load(model_uri: str) -> Any:
+    """Return the Keras model stored under a URI, whatever backend it was trained on.
+
+    Raises
+    ------
+    ModelError
+        If its files are gone or damaged.
+    MlflowException
+        If the store cannot be read, which is something else.
+    """
+    import keras
+
+    folder = download(model_uri)
+    try:
+        return keras.saving.load_model(folder / storage.MODEL, safe_mode=True, compile=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged file makes Keras raise
+        raise ModelError(f"{model_uri} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def download(model_uri: str, folder: Path | None = None) -> Path:
+    """Return the folder with a stored model's files, copied into `folder` if that is given.
+
+    Raises
+    ------
+    ModelError
+        If the files are gone.
+    """
+    import mlflow.artifacts
+
+    connect()
+    try:
+        found = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=str(folder) if folder else None))
+    except FileNotFoundError as error:
+        raise ModelError(f"the files of {model_uri} are gone: {error}") from error
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise ModelError(f"the files of {model_uri} are gone: {error.message}") from error
+    if not (found / storage.MODEL).is_file():  # a server gives an empty folder for files it has not
+        raise ModelError(f"the files of {model_uri} are gone: there is no {storage.MODEL}")
+    return found
+
+
+def locate(reference: str, name: str = TrackingConfig().model_name) -> Located:
+    """Return where a model lies.
+
+    Parameters
+    ----------
+    reference : str
+        ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/m-ID``, a version number, or a run's id.
+    name : str
+        Registered model that a version number is one of.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or no run logged it.
+    """
+    client = connect()
+    path = reference.removeprefix("models:/")
+    try:
+        if reference.isdecimal() and len(reference) < runs.RUN_ID_LENGTH:
+            return _located(client.get_model_version(name, reference))
+        if path == reference:
+            return _of_run(client.get_run(reference.removeprefix("runs:/").partition("/")[0]))
+        if "@" in path:
+            return _located(client.get_model_version_by_alias(*path.rsplit("@", 1)))
+        if "/" in path:
+            return _located(client.get_model_version(*path.rsplit("/", 1)))
+        found = client.get_logged_model(path)
+        run_id = _run_of(found, reference)
+        _tell_if_forced(client.get_run(run_id))
+    except MlflowException as error:
+        raise ModelError(f"no model {reference} at {store_uri()}: {error.message}") from error
+    return Located(f"models:/{path}", run_id)
+
+
+def _located(version: Any) -> Located:
+    uri = f"models:/{version.name}/{version.version}"
+    if "forced_reason" in version.tags:  # whoever uses it is told
+        by, when, why = (version.tags.get(f"forced_{what}", "unknown") for what in ("by", "at", "reason"))
+        logger.warning("version %s of %s was FORCED by %s at %s: %s", version.version, version.name, by, when, why)
+    return Located(uri, _run_of(version, uri), version.name, str(version.version))
+
+
+def _run_of(model: Any, reference: str) -> str:
+    run_id: str | None = getattr(model, "source_run_id", None) or getattr(model, "run_id", None)
+    if not run_id:
+        raise ModelError(f"{reference}: must have been logged by a run, and was not")
+    return run_id
+
+
+def _of_run(run: Any) -> Located:
+    """Return the model a run logged: the last one, where it was resumed after logging."""
+    logged = run.outputs.model_outputs if run.outputs else []
+    if not logged:
+        raise ModelError(f"run {run.info.run_id} holds no model: it is {run.info.status}")
+    _tell_if_forced(run)
+    return Located(f"models:/{logged[-1].model_id}", run.info.run_id)
+
+
+def _tell_if_forced(run: Any) -> None:
+    if run.data.tags.get("verdict") == "forced":
+        version, name = run.data.tags.get("model_version"), run.data.params.get("tracking.model_name")
+        logger.warning("version %s of %s, made by run %s, was FORCED", version, name, run.info.run_id)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A Keras model, where it lies unless it came from a file, and what it was trained on if that was stored with it."""
+
+    model: Any
+    located: Located | None = None
+    trained_on: TrainedOn | None = None
+
+
+def resolve(reference: str) -> str:
+    """Return the reference that goes on naming the same model: an alias as its version, a file by its absolute path.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model.
+    """
+    if not reference.endswith(".keras"):
+        return locate(reference).uri
+    if not Path(reference).is_file():
+        raise ModelError(f"{reference}: must be a model saved by Keras; found no such file")
+    return str(Path(reference).resolve())
+
+
+def open_model(reference: str) -> Opened:
+    """Return the model a ``.keras`` file holds, or one that `locate` finds.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or it cannot be read.
+    """
+    if not reference.endswith(".keras"):
+        found = locate(reference)
+        return Opened(load(found.uri), found, _trained_on(download(found.uri)))
+    import zipfile
+
+    import keras
+
+    if not Path(reference).is_file():
+        raise ModelError(f"{reference}: must be a model saved by Keras; found no such file")
+    if not zipfile.is_zipfile(reference):  # of which Keras says that it is not there
+        raise ModelError(f"{reference}: must be a model saved by Keras; found a file that is none")
+    try:
+        return Opened(keras.saving.load_model(reference, safe_mode=True, compile=False))
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged file makes Keras raise
+        said = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{reference}: must be a model saved by Keras; found {said}") from error
+
+
+def _trained_on(folder: Path) -> TrainedOn | None:
+    """Return what was stored with a model; one from before this was kept has nothing."""
+    from mlflow.models import Model
+
+    stored = (Model.load(folder).metadata or {}).get("trained_on")
+    return TrainedOn.model_validate(stored) if stored else None

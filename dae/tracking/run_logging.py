@@ -1,0 +1,91 @@
+"""What a run of a training records in MLflow beside its epochs: its images and its scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag
+
+from dae.schemas import ImageSet, ImageSets, NoisySet, NoisySets, Scores, SplitScores
+from dae.tracking.client import TrackingError, connect, log_metrics
+
+
+def log_inputs(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
+    """Log the image sets as inputs of a run. MLflow keeps 36 characters of a digest: the first 32, and all 64 as a tag.
+
+    Raises
+    ------
+    TrackingError
+        If a run that goes on had other images before.
+    """
+    inputs = [_input(images.source, "train", images.train, noisy.train)]
+    inputs += [
+        _input(images.source, name, getattr(noisy, name).clean, getattr(noisy, name)) for name in ("validation", "test")
+    ]
+    client = connect()
+    known = client.get_run(run_id).data.tags.get("data_digest")
+    if known not in (None, images.digest):
+        raise TrackingError(
+            f"run {run_id} had images of digest {known}; those now in {images.source} have {images.digest}"
+        )
+    if known is None:
+        client.log_inputs(run_id, inputs)
+    client.set_tag(run_id, "data_digest", images.digest)
+    for name in ("validation", "test"):
+        client.set_tag(run_id, f"noise_digest.{name}", getattr(noisy, name).sha256)
+
+
+def _input(source: str, context: str, clean: ImageSet, noisy: NoisySet | None) -> DatasetInput:
+    digest = noisy.sha256 if noisy else clean.sha256
+    tags = {
+        "mlflow.data.context": context,
+        "clean_sha256": clean.sha256,
+        "noise": noisy.sha256 if noisy else "fresh every epoch",
+    }
+    dataset = Dataset(
+        name=f"{source}-{context}",
+        digest=digest[:32],
+        source_type="local",
+        source=json.dumps({"uri": Path(clean.path).as_uri()}),
+        schema=json.dumps({"mlflow_tensorspec": {"features": _tensor(clean), "targets": _tensor(clean)}}),
+        profile=json.dumps({"num_images": clean.count, "shape": clean.shape, "sha256": digest}),
+    )
+    return DatasetInput(dataset=dataset, tags=[InputTag(key, value) for key, value in tags.items()])
+
+
+def _tensor(images: ImageSet) -> str:
+    shape = [-1, *images.shape]
+    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": shape}}])
+
+
+def log_scores(run_id: str, scores: Scores) -> None:
+    """Log every score as a metric, those of kinds that did not occur left out, and all of them as ``scores.json``."""
+    named = split_metrics("val", scores.validation) | split_metrics("test", scores.test)
+    if scores.clean_input is not None:
+        named |= {f"clean_{name}": value for name, value in scores.clean_input.model_dump().items()}
+    values = {name: value for name, value in named.items() if math.isfinite(value)}
+    log_metrics(run_id, values | {"images_per_second": scores.images_per_second})
+    MlflowClient().log_text(run_id, scores.model_dump_json(indent=2), "scores.json")
+
+
+def split_metrics(prefix: str, scores: SplitScores) -> dict[str, float]:
+    """Return a split's scores under the names the runs have them: ``test_mse``, ``val_mse_poisson_nothing`` and so on.
+
+    The pooled validation MSE of the logged model is ``best_val_mse``: plain ``val_mse`` is the curve over the epochs.
+    """
+    groups = {"": scores.pooled, "_nothing": scores.pooled_nothing}
+    groups |= {f"_{kind}": quality for kind, quality in scores.per_kind.items()}
+    groups |= {f"_{kind}_nothing": quality for kind, quality in scores.per_kind_nothing.items()}
+    for form, (model, nothing) in scores.per_form().items():
+        groups |= {f"_{form}": model, f"_{form}_nothing": nothing}
+    named = {
+        f"{prefix}_{measure}{suffix}": getattr(quality, measure)
+        for suffix, quality in groups.items()
+        for measure in ("mse", "psnr", "ssim")
+    }
+    if prefix == "val":
+        named["best_val_mse"] = named.pop("val_mse")
+    return named

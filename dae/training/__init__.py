@@ -1,0 +1,1 @@
+"""Training: batches, losses, optimizers, the fit loop and its checkpoints."""

@@ -1,0 +1,670 @@
+"""Promotion and rollback on a real MLflow store: the ledger and the aliases, races, and crashes between any two steps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from dae.config.schema import GateConfig
+from dae.promotion import audit_log, history, promote, registry
+from dae.promotion.registry import RegistryError
+from dae.promotion.rollback import rollback as rollback_of
+from dae.promotion.schemas import Answer, Candidate, Check, Decision, Outcome, Trial, Verdict
+from dae.tracking import models
+from dae.tracking.client import connect
+
+Register = Callable[..., Candidate]
+WORKS = Trial(sha256="a", recorded_sha256="a", difference=0.0)
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promote, "MOMENT", 0.01)
+
+
+def verdict(*, promoted: bool, champion: str | None = None) -> Verdict:
+    reason = "val_mse: 0.00100 is at most 0.00690" if promoted else "val_mse: 0.01000 is above 0.00690"
+    check = Check(name="val_mse", value=0.001, limit=0.0069, source="gate", passed=promoted, reason=reason)
+    return Verdict(promoted=promoted, checks=(check,), reasons=() if promoted else (reason,), champion=champion)
+
+
+def decide(
+    candidate: Candidate,
+    *,
+    passes: bool | Callable[[str | None], bool] = True,
+    answer: Answer | None = None,
+    trial: Trial = WORKS,
+    **switches: object,
+) -> Decision:
+    def judge(champion: str | None, /, *, at_once: bool) -> Verdict:
+        return verdict(promoted=passes if isinstance(passes, bool) else passes(champion), champion=champion)
+
+    policy = GateConfig.model_validate(switches)
+    return promote.decide(candidate, judge, policy, trial=lambda: trial, answer=answer, val_mse=0.001)
+
+
+def told(name: str = "dae") -> list[tuple[str, str | None, str | None]]:
+    """Return the story in the ledger: event, version, and who is live after it."""
+    return [(entry.event, entry.version, entry.champion) for entry in audit_log.read(name)]
+
+
+def tags(version: str) -> dict[str, str]:
+    return dict(registry.version("dae", version).tags)
+
+
+def test_a_promoted_version_is_the_champion_and_everything_says_so(register_version: Register) -> None:
+    candidate = register_version()
+    decision = decide(candidate)
+    assert (decision.event, decision.promoted) == ("promoted", True)
+    assert registry.aliases("dae") == {"champion": "1"}
+    assert told() == [("promoted", "1", "1")]
+    assert tags("1")["verdict"] == "promoted"
+    assert "0.00690" in tags("1")["verdict_reasons"]
+    assert '"name": "val_mse"' in tags("1")["verdict_checks"]
+    run = connect().get_run(candidate.run_id)
+    assert (run.data.tags["verdict"], run.data.tags["model_version"]) == ("promoted", "1")
+    assert audit_log.state("dae").unsettled == ()
+
+
+def test_a_refusal_leaves_the_champion_and_is_in_the_ledger(register_version: Register) -> None:
+    decide(register_version())
+    decision = decide(register_version(), passes=False)
+    assert (decision.event, decision.promoted) == ("refused", False)
+    assert registry.aliases("dae") == {"champion": "1"}
+    assert told()[-1] == ("refused", "2", "1")
+    assert tags("2")["verdict"] == "refused"
+    assert tags("2")["verdict_reasons"] == "val_mse: 0.01000 is above 0.00690"
+
+
+def test_the_champion_is_exactly_the_promoted_version_whatever_is_registered_later(register_version: Register) -> None:
+    for passes in (True, False, True, False):
+        decide(register_version(), passes=passes)
+    assert registry.champion("dae") == "3"
+    later = register_version()
+    assert registry.aliases("dae") == {"champion": "3", "challenger": later.version}
+
+
+def test_a_dry_run_changes_nothing_of_a_version_that_was_judged(register_version: Register) -> None:
+    decide(register_version())
+    candidate = register_version()
+    decide(candidate, passes=False)
+    before = (told(), registry.aliases("dae"), tags("2"))
+    assert decide(candidate, dry_run=True).promoted
+    assert not decide(candidate, passes=False, dry_run=True).promoted
+    assert decide(candidate, passes=False, dry_run=True, force="demo").event == "forced"
+    assert (told(), registry.aliases("dae"), tags("2")) == before
+
+
+def test_a_new_version_says_what_a_dry_run_found_and_is_no_challenger(register_version: Register) -> None:
+    decide(register_version())
+    candidate = register_version(dry_run=True)
+    promote.note_dry_run(candidate, decide(candidate, passes=False, dry_run=True))
+    assert registry.aliases("dae") == {"champion": "1"}
+    assert tags("2")["verdict"] == "dry run"
+    assert tags("2")["verdict_reasons"] == "would be refused: val_mse: 0.01000 is above 0.00690"
+    assert len(told()) == 1
+
+
+def test_a_dry_run_changes_nothing_of_a_version_that_waits_to_be_judged(register_version: Register) -> None:
+    decide(register_version())
+    candidate = register_version()
+    before = (told(), registry.aliases("dae"), tags("2"))
+    assert decide(candidate, dry_run=True).promoted
+    assert (told(), registry.aliases("dae"), tags("2")) == before
+    register_version(dry_run=True)
+    assert registry.aliases("dae") == {"champion": "1", "challenger": "2"}
+
+
+def test_a_dry_run_on_a_new_registry_makes_no_ledger(register_version: Register) -> None:
+    assert decide(register_version(), dry_run=True).dry_run
+    assert connect().get_experiment_by_name("dae ledger") is None
+
+
+def test_a_forced_version_carries_who_when_and_why(register_version: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAE_ACTOR", "ada")
+    decision = decide(register_version(), passes=False, force="demo on Friday")
+    assert (decision.event, decision.who, decision.reason) == ("forced", "ada", "demo on Friday")
+    assert registry.champion("dae") == "1"
+    found = registry.version("dae", "1")
+    assert found.tags["verdict"] == "forced"
+    assert (found.tags["forced_by"], found.tags["forced_reason"]) == ("ada", "demo on Friday")
+    assert found.description.startswith("FORCED by ada on ")
+    (entry,) = audit_log.read("dae")
+    assert (entry.event, entry.who, entry.reason) == ("forced", "ada", "demo on Friday")
+    assert history.forced(audit_log.read("dae"), "1") == entry
+    assert found.tags["forced_at"] == entry.at.isoformat(timespec="seconds")
+
+
+def test_whoever_loads_a_forced_model_is_told_whatever_names_it(
+    register_version: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    candidate = register_version()
+    decide(candidate, passes=False, force="demo on Friday")
+    for reference in ("1", "models:/dae@champion", candidate.run_id, candidate.model_uri):
+        caplog.clear()
+        models.locate(reference)
+        assert "version 1 of dae" in caplog.text
+        assert "FORCED" in caplog.text
+
+
+def test_a_forced_version_stays_marked_until_the_gate_lets_it_pass(register_version: Register) -> None:
+    candidate = register_version()
+    decide(candidate, passes=False, force="demo on Friday")
+    decide(register_version())
+    decide(candidate, passes=False)
+    assert tags("1")["forced_reason"] == "demo on Friday"
+    assert history.forced(audit_log.read("dae"), "1") is not None
+    decide(candidate)
+    found = registry.version("dae", "1")
+    assert "forced_reason" not in found.tags
+    assert found.description.startswith("Promoted by ")
+    assert history.forced(audit_log.read("dae"), "1") is None
+
+
+def test_force_is_not_needed_where_the_gate_lets_pass(register_version: Register) -> None:
+    assert decide(register_version(), force="to be sure").event == "promoted"
+
+
+def test_not_even_force_promotes_a_version_that_does_not_load(register_version: Register) -> None:
+    decision = decide(register_version(), passes=False, force="now", trial=Trial(error="ValueError: no zip"))
+    assert decision.event == "refused"
+    assert "not even by force: loads: ValueError: no zip" in decision.reason
+    assert registry.champion("dae") is None
+
+
+def answered(
+    *, approved: bool | None, event: Outcome = "promoted", champion: str | None = None, comment: str = ""
+) -> Answer:
+    return Answer(approved=approved, who="ada", event=event, champion=champion, comment=comment)
+
+
+def test_whoever_forces_is_named_beside_who_approves(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAE_ACTOR", "bob")
+    answer = answered(approved=True, event="forced")
+    decision = decide(register_version(), passes=False, force="demo", approval_hours=1, answer=answer)
+    assert (decision.event, decision.who, decision.reason) == ("forced", "bob", "demo; approved by ada")
+    assert tags("1")["forced_by"] == "bob"
+
+
+def test_nobody_is_asked_in_a_dry_run_or_about_a_refusal(register_version: Register) -> None:
+    assert decide(register_version(), approval_hours=1, dry_run=True).promoted
+    refused = decide(register_version(), passes=False, approval_hours=1)
+    assert "is above" in refused.reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "event", "reason"),
+    [
+        (answered(approved=True, comment="looks fine"), "promoted", "approved by ada; looks fine"),
+        (answered(approved=False, comment="blurred"), "refused", "not approved by ada: blurred"),
+        (answered(approved=None), "refused", "nobody approved it in time"),
+        (None, "refused", "changed after a person was, or was not, asked"),
+        (answered(approved=True, champion="7"), "refused", "changed after a person was, or was not, asked"),
+        (answered(approved=True, event="forced"), "refused", "changed after a person was, or was not, asked"),
+    ],
+)
+def test_a_persons_answer_decides(register_version: Register, answer: Answer | None, event: str, reason: str) -> None:
+    decision = decide(register_version(), answer=answer, approval_hours=1)
+    assert decision.event == event
+    assert reason in decision.reason
+    assert told() == [(event, "1", "1" if event == "promoted" else None)]
+
+
+def test_the_champion_itself_is_not_promoted_again(register_version: Register) -> None:
+    candidate = register_version()
+    decide(candidate)
+    with pytest.raises(RegistryError, match="version 1 of dae is the champion already"):
+        decide(candidate)
+
+
+def test_an_exception_of_the_gate_is_an_error_and_decides_nothing(register_version: Register) -> None:
+    def broken(_: str | None) -> bool:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        decide(register_version(), passes=broken)
+    assert told() == []
+    assert tags("1")["verdict"] == "pending"
+
+
+def test_a_registry_that_cannot_be_read_promotes_and_refuses_nothing(
+    register_version: Register, mlflow_store: Path
+) -> None:
+    candidate = register_version()
+    mlflow_store.write_bytes(b"no database" * 1000)
+    with pytest.raises(Exception, match="database"):
+        decide(candidate)
+
+
+def test_a_champion_from_before_the_ledger_is_met_and_noted(register_version: Register) -> None:
+    register_version()
+    registry.point("dae", registry.CHAMPION, "1")
+    met: list[str | None] = []
+
+    def passes(champion: str | None) -> bool:
+        met.append(champion)
+        return True
+
+    decide(register_version(), passes=passes)
+    assert met == ["1"]
+    assert told() == [("found", "1", "1"), ("promoted", "2", "2")]
+    assert audit_log.read("dae")[0].reason == "live before the ledger began"
+
+
+def test_an_alias_moved_by_other_means_is_told_and_noted(register_version: Register) -> None:
+    decide(register_version())
+    decide(register_version())
+    registry.point("dae", registry.CHAMPION, "1")
+    (note,) = promote.unfinished("dae")
+    assert "names version 1, the ledger version 2: it was moved by other means than dae" in note
+    decide(register_version(), passes=False)
+    assert told()[2:] == [("found", "1", "1"), ("refused", "3", "1")]
+    registry.point("dae", registry.CHAMPION, None)
+    decide(register_version(), passes=lambda champion: champion is None)
+    assert told()[4:] == [("found", None, None), ("promoted", "4", "4")]
+    assert promote.unfinished("dae") == []
+
+
+def test_a_champion_deleted_by_hand_does_not_block_the_next(register_version: Register) -> None:
+    decide(register_version())
+    connect().delete_model_version("dae", "1")
+    decide(register_version())
+    assert told() == [("promoted", "1", "1"), ("found", None, None), ("promoted", "2", "2")]
+    assert registry.champion("dae") == "2"
+
+
+def rollback(to: str | None = None, trial: Trial = WORKS) -> history.Entry:
+    return rollback_of("dae", "it blurs", lambda _: trial, to)
+
+
+def test_rollback_puts_the_previous_champion_back_and_then_the_one_before(register_version: Register) -> None:
+    for _ in range(3):
+        decide(register_version())
+    entry = rollback()
+    assert (entry.version, entry.against, entry.reason) == ("2", "3", "it blurs")
+    assert registry.champion("dae") == "2"
+    assert rollback().version == "1"
+    with pytest.raises(RegistryError, match="no champion before"):
+        rollback()
+    assert rollback("3").version == "3"
+    assert [event for event, *_ in told()] == ["promoted"] * 3 + ["rolled back"] * 3
+    assert registry.champion("dae") == "3"
+    assert (tags("3")["verdict"], tags("3")["verdict_reasons"]) == ("rolled back to", "it blurs")
+
+
+def test_a_champion_that_came_back_is_not_shown_as_refused(register_version: Register) -> None:
+    first = register_version()
+    decide(first)
+    decide(register_version())
+    decide(first, passes=False)
+    assert tags("1")["verdict"] == "refused"
+    rollback()
+    assert tags("1")["verdict"] == "rolled back to"
+    assert registry.version("dae", "1").description.startswith("Rolled back to by ")
+
+
+def test_a_run_deleted_by_hand_stops_neither_its_promotion_nor_a_rollback(register_version: Register) -> None:
+    first, second = register_version(), register_version()
+    decide(first)
+    connect().delete_run(second.run_id)
+    decide(second)
+    assert registry.champion("dae") == "2"
+    assert promote.unfinished("dae") == []
+    assert rollback().version == "1"
+
+
+def test_rollback_to_a_version_of_a_model_that_no_run_logged(register_version: Register) -> None:
+    source = register_version().model_uri
+    connect().create_model_version("dae", source)
+    registry.point("dae", registry.CHAMPION, "2")
+    decide(register_version())
+    assert rollback().version == "2"
+    assert registry.champion("dae") == "2"
+
+
+def test_rollback_takes_a_former_champion_only(register_version: Register) -> None:
+    for passes in (True, True, False):
+        decide(register_version(), passes=passes)
+    for to, message in (
+        ("2", "version 2 of dae is the champion already"),
+        ("3", r"version 3 of dae was never the champion \(those were: 2, 1\); use \S*dae promote 3"),
+        ("9", "version 9 of dae was never the champion"),
+    ):
+        with pytest.raises(RegistryError, match=message):
+            rollback(to)
+        assert registry.champion("dae") == "2"
+
+
+def test_rollback_to_a_version_that_does_not_work_changes_nothing(register_version: Register) -> None:
+    decide(register_version())
+    decide(register_version())
+    for trial, message in (
+        (Trial(error="ValueError: no zip"), "loads: ValueError: no zip"),
+        (Trial(sha256="b", recorded_sha256="a", difference=0.0), "checksum"),
+        (Trial(sha256="a", recorded_sha256="a", difference=0.1), "outputs"),
+    ):
+        with pytest.raises(RegistryError, match=f"version 1 of dae does not work, and 2 stays: {message}"):
+            rollback(trial=trial)
+        assert registry.champion("dae") == "2"
+        assert len(told()) == 2
+
+
+def test_rollback_to_a_version_from_before_digests_were_recorded_works_and_says_so(register_version: Register) -> None:
+    decide(register_version())
+    decide(register_version())
+    assert "not on record" in rollback(trial=Trial(sha256="b")).reason
+    assert registry.champion("dae") == "1"
+
+
+def test_rollback_after_the_alias_was_removed_goes_back_to_the_last_champion(register_version: Register) -> None:
+    decide(register_version())
+    decide(register_version())
+    registry.point("dae", registry.CHAMPION, None)
+    assert rollback().version == "2"
+
+
+def test_rollback_of_a_model_that_has_no_champion(register_version: Register) -> None:
+    register_version()
+    with pytest.raises(RegistryError, match="no champion before now to go back to"):
+        rollback()
+
+
+def test_rollback_while_the_ledger_goes_on_changes_nothing(register_version: Register) -> None:
+    decide(register_version())
+    decide(register_version())
+    third = register_version()
+
+    def promoting(_: str) -> Trial:
+        decide(third)
+        return WORKS
+
+    with pytest.raises(RegistryError, match="went on meanwhile, and nothing was changed"):
+        rollback_of("dae", "it blurs", promoting)
+    assert registry.champion("dae") == "3"
+
+
+def test_of_two_challengers_at_once_the_second_meets_the_first(register_version: Register) -> None:
+    better, worse = register_version(), register_version()
+    met: list[str | None] = []
+
+    def passes(champion: str | None) -> bool:
+        met.append(champion)
+        if champion is None:  # while this one is judged, the other is promoted
+            decide(better)
+            return True
+        return False
+
+    assert not decide(worse, passes=passes).promoted
+    assert met == [None, "1"]
+    assert told() == [("promoted", "1", "1"), ("refused", "2", "1")]
+    assert registry.champion("dae") == "1"
+
+
+def test_the_gate_is_told_of_a_champion_that_came_meanwhile(register_version: Register) -> None:
+    first, second, other = register_version(), register_version(), register_version()
+    decide(first)
+    met: list[tuple[str | None, bool]] = []
+
+    def judge(champion: str | None, /, *, at_once: bool) -> Verdict:
+        if not met:
+            decide(other)
+        met.append((champion, at_once))
+        return verdict(promoted=True, champion=champion)
+
+    promote.decide(second, judge, GateConfig(), trial=lambda: WORKS)
+    assert met == [("1", False), ("3", True)]
+
+
+def test_the_end_of_a_challenge_leaves_the_challenger_that_came_meanwhile(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_version()
+    delete = MlflowClient.delete_registered_model_alias
+
+    def registering(client: MlflowClient, name: str, which: str) -> None:
+        delete(client, name, which)
+        register_version()
+
+    monkeypatch.setattr(MlflowClient, "delete_registered_model_alias", registering)
+    registry.withdraw("dae", registry.CHALLENGER, "1")
+    assert registry.alias("dae", registry.CHALLENGER) == "2"
+
+
+def test_a_promotion_that_another_process_is_at_is_not_taken_for_a_moved_alias(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its entry and its alias, somebody else looks: nothing was moved by other means."""
+    decide(register_version())
+    second, third = register_version(), register_version()
+    original = registry.point
+    looked: list[object] = []
+
+    def point(name: str, which: str, version: str | None) -> None:
+        if version == "2" and not looked:
+            looked.append(promote.settled(name, write=False))
+            decide(third)
+        original(name, which, version)
+
+    monkeypatch.setattr(registry, "point", point)
+    decide(second)
+    assert looked
+    assert [event for event, *_ in told()] == ["promoted"] * 3
+    assert registry.champion("dae") == "3"
+
+
+WRITES = (
+    "create_experiment",
+    "create_run",
+    "set_terminated",
+    "log_param",
+    "log_batch",
+    "set_model_version_tag",
+    "update_model_version",
+    "set_registered_model_alias",
+    "delete_registered_model_alias",
+)
+
+
+class Killed(BaseException):
+    """The process ends here: nothing that comes after is done."""
+
+
+def kill_before_write(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the process end before it writes to the store for the so manieth time."""
+    count = iter(range(1, 1000))
+
+    def until(original: Callable[..., object]) -> Callable[..., object]:
+        def write(*arguments: object, **named: object) -> object:
+            if next(count) >= number:
+                raise Killed
+            return original(*arguments, **named)
+
+        return write
+
+    for name in WRITES:
+        patch.setattr(MlflowClient, name, until(getattr(MlflowClient, name)))
+
+
+def killed(patch: pytest.MonkeyPatch, number: int, action: Callable[[], object]) -> bool:
+    with patch.context() as context:
+        kill_before_write(context, number)
+        try:
+            action()
+        except Killed:
+            return True
+    return False
+
+
+Crash = tuple[int, str | None] | None
+"""How many entries the ledger had after a crash, and which version was live; None if there was no crash."""
+
+
+def crashed_promotion(register: Register, patch: pytest.MonkeyPatch, number: int, force: str | None = None) -> Crash:
+    """Let a promotion of a second version crash before its so manieth write, and see to what comes after."""
+    name = f"model{number}"
+    decide(register(name))
+    candidate = register(name)
+    crashed = killed(patch, number, lambda: decide(candidate, passes=force is None, force=force))
+    after = len(audit_log.read(name)), registry.champion(name)
+    promoted = after[0] == 2
+    if audit_log.state(name).unsettled:
+        assert "was interrupted" in promote.unfinished(name)[0]
+    promote.settled(name)
+    assert promote.unfinished(name) == []
+    assert registry.champion(name) == ("2" if promoted else "1") == history.champion(audit_log.read(name))
+    found = registry.version(name, "2").tags["verdict"]
+    assert found == ("forced" if force else "promoted") if promoted else found == "pending"
+    assert (registry.alias(name, "challenger") is None) == promoted
+    return after if crashed else None
+
+
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [(2, (1, "1")), (10, (2, "1")), (11, (2, "2"))],
+    ids=["before the entry", "before the alias moves", "with the alias moved"],
+)
+def test_a_crash_before_a_write_leaves_what_the_next_command_repairs(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch, number: int, after: Crash
+) -> None:
+    assert crashed_promotion(register_version, monkeypatch, number) == after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("force", [None, "needed"])
+def test_a_crash_before_any_write_leaves_what_the_next_command_repairs(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch, force: str | None
+) -> None:
+    number = 1
+    while crashed_promotion(register_version, monkeypatch, number, force):
+        number += 1
+    assert number > 8
+
+
+@pytest.mark.slow
+def test_a_crash_before_any_write_of_the_first_promotion_ever(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_log, "PATIENCE", 0.5)
+    for number in range(1, 40):
+        name = f"model{number}"
+        candidate = register_version(name)
+        crashed = killed(monkeypatch, number, lambda: decide(candidate))  # noqa: B023
+        if not audit_log.read(name):
+            decide(candidate)
+        promote.settled(name)
+        assert told(name) == [("promoted", "1", "1")]
+        assert registry.aliases(name) == {"champion": "1"}
+        if not crashed:
+            break
+    assert not crashed
+
+
+def crashed_rollback(register: Register, patch: pytest.MonkeyPatch, number: int) -> Crash:
+    """Let a rollback crash before its so manieth write, and see that the next command finishes it."""
+    name = f"model{number}"
+    decide(register(name))
+    decide(register(name))
+    crashed = killed(patch, number, lambda: rollback_of(name, "it blurs", lambda _: WORKS))
+    after = len(audit_log.read(name)), registry.champion(name)
+    promote.settled(name)
+    assert registry.champion(name) == ("1" if after[0] == 3 else "2")
+    return after if crashed else None
+
+
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [(1, (2, "2")), (7, (3, "2")), (8, (3, "1"))],
+    ids=["before the entry", "before the alias moves", "with the alias moved"],
+)
+def test_a_crash_during_a_rollback_is_finished_by_the_next_command(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch, number: int, after: Crash
+) -> None:
+    assert crashed_rollback(register_version, monkeypatch, number) == after
+
+
+@pytest.mark.slow
+def test_a_crash_at_any_write_of_a_rollback_is_finished_by_the_next_command(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = 1
+    while crashed_rollback(register_version, monkeypatch, number):
+        number += 1
+    assert number > 8
+
+
+RACER = """
+import sys, time
+from pathlib import Path
+from dae import runtime
+from dae.promotion import promote, registry
+runtime.configure()
+from dae.config.schema import GateConfig
+from dae.promotion.schemas import Check, Trial, Verdict
+own, rounds, gate = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+
+def judge_of(name, version):
+    def mse(number):
+        return float(registry.version(name, number).tags["best_val_mse"])
+    def judge(champion, /, *, at_once):
+        better = champion is None or mse(version) < mse(champion)
+        check = Check(name="val_mse", value=1, limit=1, source="", passed=better, reason=f"met {champion}")
+        return Verdict(promoted=better, checks=(check,), reasons=() if better else (check.reason,), champion=champion)
+    return judge
+
+for number in range(rounds):
+    name = f"race{number}"
+    candidate = registry.candidate(name, own)
+    (gate / f"{number}-{own}").touch()
+    while len(list(gate.glob(f"{number}-*"))) < 2:
+        time.sleep(0.001)
+    promote.decide(candidate, judge_of(name, own), GateConfig(), trial=Trial)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_promote_at_once_on_a_server_end_with_the_better_champion(
+    register_version: Register,
+    mlflow_store: Path,
+    unused_port: int,
+    wait_for_http: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    rounds = 6
+    for number in range(rounds):  # the better one is now the first, now the second
+        for mse in (0.001, 0.002) if number % 2 else (0.002, 0.001):
+            register_version(f"race{number}", mse)
+    address = f"http://127.0.0.1:{unused_port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{mlflow_store}"]
+    command += ["--host", "127.0.0.1", "--port", str(unused_port), "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ) as server:
+        try:
+            wait_for_http(f"{address}/health")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+            (tmp_path / "gate").mkdir()
+            racer = [sys.executable, "-c", RACER]
+            racers = [
+                subprocess.Popen([*racer, own, str(rounds), str(tmp_path / "gate")], env=os.environ) for own in "12"
+            ]
+            assert [each.wait(timeout=300) for each in racers] == [0, 0]
+            stories = []
+            for number in range(rounds):
+                name, better = f"race{number}", "1" if number % 2 else "2"
+                worse = "2" if better == "1" else "1"
+                assert registry.aliases(name) == {"champion": better}
+                stories.append(told(name))
+                assert stories[-1] in (
+                    [("promoted", better, better), ("refused", worse, better)],
+                    [("promoted", worse, worse), ("promoted", better, better)],
+                )
+                assert audit_log.state(name).unsettled == ()
+        finally:
+            server.terminate()
