@@ -21,9 +21,10 @@ from dae import random_streams
 from dae.config.schema import DataConfig, ModelConfig, NoiseConfig
 from dae.data import datasets
 from dae.inference import onnx_export
-from dae.networks import build
+from dae.networks import autoencoder, build
 from dae.networks.predict import BATCH, denoiser
-from dae.noise.kinds import Images, corrupt
+from dae.noise.kinds import corrupt
+from dae.schemas import Images
 
 REPEATS = 7
 COUNT = 4 * BATCH
@@ -43,11 +44,11 @@ def runs() -> dict[str, Run]:
 
     return {
         "ours, batches": denoiser(ours()),
-        "article, batches": functools.partial(build.article().predict, batch_size=BATCH, verbose=0),
+        "article, batches": functools.partial(autoencoder.article().predict, batch_size=BATCH, verbose=0),
         "ours": ours().predict_on_batch,
-        "article": build.article().predict_on_batch,
+        "article": autoencoder.article().predict_on_batch,
         "ours, onnx": _onnx(ours()),
-        "article, onnx": _onnx(build.article()),
+        "article, onnx": _onnx(autoencoder.article()),
     }
 
 

@@ -13,7 +13,7 @@ import keras
 from benchmarks.measure import Row, seconds
 from dae.config import loading
 from dae.data import datasets, noisy_datasets
-from dae.noise.kinds import Images
+from dae.schemas import Images
 from dae.training import fit
 
 CONFIGS = Path(__file__).parents[1] / "configs"

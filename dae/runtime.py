@@ -1,15 +1,17 @@
-"""Process-wide settings that must be in the environment before Keras, Prefect or MLflow are imported."""
+"""Settings of the process: what must be in the environment before Keras, Prefect or MLflow are imported, and signals."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from pathlib import Path
+from typing import Any
 
 from dae import storage
 
@@ -53,26 +55,6 @@ def muted() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def require_keras_backend() -> None:
-    """Refuse a ``KERAS_BACKEND`` that is not supported or not installed, before anything is done with it.
-
-    Raises
-    ------
-    ConfigError
-        Naming what was asked for and what to do.
-    """
-    from dae import command_lines
-    from dae.config.schema import ConfigError
-
-    asked = os.environ["KERAS_BACKEND"]
-    if asked not in ("tensorflow", "jax"):
-        raise ConfigError(f"KERAS_BACKEND must be tensorflow or jax, received {asked!r}")
-    if asked == "jax" and importlib.util.find_spec("jax") is None:
-        raise ConfigError(
-            f"KERAS_BACKEND is jax, which is not installed; install it with: {command_lines.install('jax')}"
-        )
 
 
 def import_keras() -> None:
@@ -139,3 +121,20 @@ def configure(*, terminal: bool = False) -> None:
         warned.setLevel(logging.WARNING)
         logger.addHandler(said)
         logger.addHandler(warned)
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise `SystemExit` in the block, with the exit code a shell gives; outside of the main thread it cannot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 EIGHT_BIT = "_8bit"
 """Ends the name of a kind of noise in images that are as an 8-bit file holds them."""
+Images = NDArray[np.float32]
 
 
 class Frozen(BaseModel):

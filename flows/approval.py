@@ -19,7 +19,7 @@ from prefect.states import Running
 
 from dae import command_lines
 from dae.config.schema import GateConfig
-from dae.evaluation import tables
+from dae.promotion import reports
 from dae.promotion.schemas import Answer, Candidate, Outcome, Trial
 from dae.schemas import NoisySets, Scores
 from dae.tracking import provenance
@@ -54,7 +54,7 @@ def asked(
     verdict, trial = judge(candidate, scores, noisy, policy)
     if not (verdict.promoted or policy.force):
         return None, trial
-    question = tables.question(candidate, verdict, policy)
+    question = reports.question(candidate, verdict, policy)
     logger.info("approve: %s", question)
     logger.info(
         "approve: waiting for %g hours; answer in Prefect's UI, or with:\n  PREFECT_API_URL=%s %s",

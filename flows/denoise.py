@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from dae.inference.files import PlanError, plan_files
+
 if __name__ == "__main__":
     from dae import runtime
     from flows.deployment import local_server
@@ -20,11 +22,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from dae.inference import file_plan
 from dae.inference.files import CHAMPION, Concerns, Outcome
-from dae.maintenance import census
 from dae.schemas import Frozen
 from dae.tracking import models
+from dae.tracking.runs import protect_run
 from tasks.denoise import denoise
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
@@ -67,9 +68,9 @@ def denoise_folder(
     """
     located = None if model.endswith(".keras") else models.locate(model)
     if located is not None:
-        census.keep(located.run_id, KEPT_HOURS)  # from dae gc
+        protect_run(located.run_id, KEPT_HOURS)  # from dae gc
     reference = located.uri if located else models.resolve(model)
-    jobs = file_plan.plan([str(folder)], output)
+    jobs = plan_files([str(folder)], output)
     batches = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
     futures = denoise.map(batches, *map(unmapped, (output, reference, overwrite, anyway)))
     outcomes = [outcome for future in futures for outcome in future.result()]
@@ -102,9 +103,9 @@ def main(
     try:
         with temporary_settings({PREFECT_API_URL: api_url()}):
             done = denoise_folder(folder, output, model, batch, overwrite, anyway)
-    except (FilesNotRestored, file_plan.PlanError, models.ModelError, local_server.ServerError) as error:
+    except (FilesNotRestored, PlanError, models.ModelError, local_server.ServerError) as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, file_plan.PlanError) else 1) from error
+        raise typer.Exit(2 if isinstance(error, PlanError) else 1) from error
     files = f"{done.restored} file{'' if done.restored == 1 else 's'}"
     typer.echo(f"{files} restored with {done.model}, {done.skipped} done before.")
 

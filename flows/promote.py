@@ -5,13 +5,13 @@ from __future__ import annotations
 from prefect import flow
 
 from dae.config.schema import GateConfig, TrackingConfig
-from dae.maintenance import census
 from dae.promotion import registry
 from dae.promotion.schemas import PromotionResult
 from dae.schemas import Frozen
 from dae.tracking import runs
 from dae.tracking.client import connect
-from flows import approval, outcome
+from dae.tracking.runs import protect_run
+from flows import approval, run_control
 from tasks.promote import promote
 from tasks.score import score
 
@@ -32,10 +32,10 @@ def promote_version(request: PromotionRequest) -> PromotionResult:
     """Score a registered version and the champion on the same noisy images, judge, and promote it if it may be."""
     connect()
     candidate = registry.candidate(request.model_name, request.version)
-    config = runs.config_of(candidate.run_id)
+    config = runs.read_config(candidate.run_id)
     policy = request.gate or config.gate.without_switches()
-    census.keep(candidate.run_id, KEPT_HOURS + (policy.approval_hours or 0))
+    protect_run(candidate.run_id, KEPT_HOURS + (policy.approval_hours or 0))
     scores, noisy = score(candidate, config)
     answer, trial = approval.asked(candidate, scores, noisy, policy)
     version = promote(candidate, scores, noisy, policy, answer, trial)
-    return outcome.ended(PromotionResult(scores=scores, version=version))
+    return run_control.final_state(PromotionResult(scores=scores, version=version))

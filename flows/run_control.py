@@ -1,4 +1,4 @@
-"""What a deployment asks of its runs: how long they may take, and that only the newest of those that are late goes ahead."""
+"""How a flow run is limited and how it ends: its timeout, runs that a newer one supersedes, and the final state."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -18,12 +19,17 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.runtime import deployment, flow_run
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Completed
 
 from dae.config.schema import ConfigError
+from dae.promotion import reports
+from dae.promotion.schemas import PipelineResult, PromotionResult
 
 HOURS = "DAE_TIMEOUT_HOURS"
 SUPERSEDED = "Superseded"
+Result = TypeVar("Result", PipelineResult, PromotionResult)
+REFUSED = "Refused"
+"""The name of the state; its type is completed, since nothing went wrong. Automations wait for it by this name."""
 logger = logging.getLogger("dae.limits")
 
 
@@ -98,3 +104,16 @@ def superseded() -> State[None] | None:
     message = f"a newer run of this schedule is due as well: {', '.join(each.name for each in due)}"
     logger.info("limits: not run, since %s", message)
     return Cancelled(name=SUPERSEDED, message=message)
+
+
+def final_state(result: Result) -> Result:
+    """Return what a flow returns, so that its run ends as completed, under the name `REFUSED` if the gate refused.
+
+    Called from other code the flow returns the result either way.
+    """
+    if result.version.decision.event != "refused":
+        return result
+    said = reports.headline(result.version).removeprefix(f"{REFUSED}: ")
+    message = " ".join([said, *result.version.verdict.reasons])
+    state: Any = Completed(name=REFUSED, message=message, data=result)
+    return state  # type: ignore[no-any-return]  # Prefect takes the state apart

@@ -15,11 +15,14 @@ from prefect.states import Crashed
 
 from dae import storage
 from dae.config.schema import PipelineConfig
+from dae.promotion import reports
 from dae.promotion.promote import note_dry_run
 from dae.promotion.schemas import PipelineResult
 from dae.tracking import runs
-from dae.tracking.client import connect, log_metrics, open_run, unfinished
-from flows import approval, outcome, run_control
+from dae.tracking.client import connect
+from dae.tracking.run_logging import log_metrics
+from dae.tracking.runs import get_unfinished_run, open_run
+from flows import approval, run_control
 from tasks.corrupt import corrupt
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
@@ -66,9 +69,9 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
         result = PipelineResult(
             run_id=run_id, run_name=config.run_name, model=model, scores=scores, version=version, seconds=seconds
         )
-        runs.log_result(result)
+        reports.log_result(result)
         storage.discard("checkpoints", run_id)
-    return outcome.ended(result)
+    return run_control.final_state(result)
 
 
 def _close(resumed: str) -> None:
@@ -79,7 +82,7 @@ def _close(resumed: str) -> None:
     TrackingError
         If the run has not stopped.
     """
-    unfinished(connect(), resumed)
+    get_unfinished_run(connect(), resumed)
     flow_run_id = runs.flow_run_of(resumed)
     if flow_run_id is None:
         return

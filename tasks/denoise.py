@@ -11,8 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from dae.inference import files, resume
 from dae.inference.denoiser import ImageDenoiser
-from dae.inference.file_plan import Job
-from dae.inference.files import Outcome
+from dae.inference.files import Job, Outcome
 
 _loading = threading.Lock()
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from dae.evaluation import figures
 from dae.evaluation import scores as scores_module
 from dae.schemas import NoisySets, Scores, TrainedModel
 from dae.tracking import models, run_logging
-from dae.tracking.client import log_figure
+from dae.tracking.run_logging import log_figure
 from tasks.retries import RETRIES
 
 
 @task(cache_policy=NO_CACHE, **RETRIES)
 def evaluate(model: TrainedModel, noisy: NoisySets) -> Scores:
     """Load the logged model by its URI and score it on the frozen sets."""
-    from dae.evaluation import pictures
     from dae.networks.predict import denoiser
 
     denoise = denoiser(models.load(model.model_uri))
     scores, per_image = scores_module.evaluate(denoise, noisy, model.model_uri)
     run_logging.log_scores(model.run_id, scores)
-    for name, figure in pictures.pictures(denoise, noisy.test, per_image):
+    for name, figure in figures.run_figures(denoise, noisy.test, per_image):
         log_figure(model.run_id, figure, name)
     return scores

@@ -7,8 +7,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from dae.config.schema import GateConfig
-from dae.evaluation import tables
-from dae.promotion import registry
+from dae.promotion import registry, reports
 from dae.promotion.promote import decide
 from dae.promotion.schemas import Answer, Candidate, ModelVersion, Trial
 from dae.schemas import NoisySets, Scores
@@ -40,5 +39,7 @@ def promote(
         decision=decision,
         aliases=tuple(registry.version(candidate.name, candidate.version).aliases),
     )
-    create_markdown_artifact(tables.markdown(version, scores), key="verdict", description=tables.headline(version))
+    create_markdown_artifact(
+        reports.verdict_markdown(version, scores), key="verdict", description=reports.headline(version)
+    )
     return version

@@ -7,7 +7,7 @@ from typing import Any
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from dae.tracking.transient import transient
+from dae.tracking.client import is_transient
 
 
 def helps(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -15,7 +15,7 @@ def helps(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     try:
         state.result()
     except Exception as error:  # noqa: BLE001  (what it is decides)
-        return transient(error)
+        return is_transient(error)
     return False
 
 

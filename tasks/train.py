@@ -11,10 +11,10 @@ from prefect.cache_policies import NO_CACHE
 from dae import storage
 from dae.config.schema import PipelineConfig
 from dae.data import noisy_datasets
-from dae.noise import estimation
 from dae.schemas import ImageSets, NoisySets, TrainedModel
 from dae.tracking import log_model
-from dae.tracking.client import log_epoch, log_figure
+from dae.tracking.run_logging import log_epoch, log_figure
+from dae.training import domain
 from tasks.retries import RETRIES
 
 
@@ -37,7 +37,7 @@ def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: s
     log_figure(run_id, figures.loss_curves(history, config.gate.max_val_mse), "loss_curves")
     example = noisy_datasets.read_block(noisy.validation, slice(2))[0]
     windows = config.data.patch is not None or (config.noise.training == "fresh" and config.train.page_share > 0)
-    trained_on = estimation.trained_on(noisy.validation, windows=windows)
+    trained_on = domain.measure_training_domain(noisy.validation, windows=windows)
     model_id, model_uri = log_model.log(run_id, model, example, config.tracking.model_name, trained_on)
     values = [row["val_mse"] for row in history]
     return TrainedModel(

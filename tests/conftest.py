@@ -157,7 +157,7 @@ def logged_once(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
     from dae.networks import build
     from dae.tracking import log_model
-    from dae.tracking.client import open_run
+    from dae.tracking.runs import open_run
 
     folder = tmp_path_factory.mktemp("logged")
     (folder / "mlruns").mkdir()

@@ -15,7 +15,8 @@ from PIL import Image
 
 from dae.config.schema import DataConfig, NoiseConfig
 from dae.data import sources
-from dae.noise.kinds import Images, NoiseKind
+from dae.noise.kinds import NoiseKind
+from dae.schemas import Images
 
 pytestmark = pytest.mark.champion
 ROOT = Path(__file__).parents[1]

@@ -77,7 +77,7 @@ def _options(
     runtime.configure(terminal=True)
     if os.environ["KERAS_BACKEND"] != "tensorflow":  # the rule for what is asked for takes an import
         with options.reported():
-            runtime.require_keras_backend()
+            options.require_keras_backend()
 
 
 def main() -> None:

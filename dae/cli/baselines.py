@@ -118,16 +118,13 @@ def _measure(config: PipelineConfig, images: ImageSets, noisy: NoisySets, sizes:
 
 
 def _print(found: Sequence[Contender], kinds: tuple[str, ...], *, as_markdown: bool) -> None:
-    from dae.evaluation import comparison
-    from dae.evaluation import tables as tables_module
+    from dae.evaluation.tables import SETTINGS_HEADER, baseline_settings, baseline_tables, markdown_table
     from dae.tracking.client import store_uri
 
-    tables = list(comparison.tables(found, kinds))
-    tables.append(
-        ("Settings, tuned on validation", comparison.SETTINGS_HEADER, list(comparison.settings(found, kinds)))
-    )
+    tables = list(baseline_tables(found, kinds))
+    tables.append(("Settings, tuned on validation", SETTINGS_HEADER, list(baseline_settings(found, kinds))))
     if as_markdown:
-        typer.echo("\n\n".join(f"{title}:\n\n{tables_module.table([head, *lines])}" for title, head, lines in tables))
+        typer.echo("\n\n".join(f"{title}:\n\n{markdown_table([head, *lines])}" for title, head, lines in tables))
         return
     console: Any = options.console()
     for title, head, lines in tables:

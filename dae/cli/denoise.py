@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dae import stopping
+from dae import runtime
 from dae.cli import options
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from dae.inference.file_plan import Job
+    from dae.inference.files import Job
 
 
 def denoise(
@@ -58,7 +58,7 @@ def denoise(
     ] = False,
 ) -> None:
     """Restore image files with a stored model; format, type, size, alpha and range stay as they are."""
-    with stopping.stoppable(), options.reported():
+    with runtime.stop_on_sigterm(), options.reported():
         jobs = _plan(inputs, output)
         if dry_run:
             done = _describe(jobs, model, overwrite=overwrite)
@@ -69,11 +69,12 @@ def denoise(
 
 
 def _plan(inputs: list[str], output: Path) -> tuple[Job, ...]:
-    from dae.inference import file_plan
+
+    from dae.inference.files import PlanError, plan_files
 
     try:
-        return file_plan.plan(inputs, output)
-    except file_plan.PlanError as error:
+        return plan_files(inputs, output)
+    except PlanError as error:
         raise options.fail(str(error), options.USAGE) from error
 
 

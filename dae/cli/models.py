@@ -30,7 +30,7 @@ def models(context: typer.Context, name: options.Name = options.MODEL_NAME, as_j
     with options.reported():
         from dae.promotion import promote, tables
 
-        found = tables.versions(name)
+        found = tables.read_versions(name)
         notes = promote.unfinished(name)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -38,7 +38,7 @@ def models(context: typer.Context, name: options.Name = options.MODEL_NAME, as_j
     if not found:
         typer.echo(f"No versions of {name} yet. Make one with: {command_lines.dae('train')}")
         return
-    _show(tables.HEADER, tables.rows(found))
+    _show(tables.VERSIONS_HEADER, tables.version_rows(found))
     for note in notes:
         typer.secho(f"note: {note}", fg="yellow", err=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -51,6 +53,7 @@ Summary = Annotated[
     ),
 ]
 Junit = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict as JUnit XML.", show_default=False)]
+MODEL_NAME = "dae"
 
 
 def _model_name(name: str) -> str:
@@ -61,7 +64,6 @@ def _model_name(name: str) -> str:
 
 
 Name = Annotated[str, typer.Option("--name", callback=_model_name, help="The registered model.")]
-MODEL_NAME = "dae"
 
 
 def switches(dry_run: bool, force: bool, reason: str | None, approval_hours: float | None) -> list[str]:
@@ -144,10 +146,10 @@ def show_scores(console: Console, title: str, scores: Scores) -> None:
 
     from dae.evaluation import tables
 
-    table = Table(*tables.HEADER, title=f"\n{escape(title)}", title_justify="left", title_style="bold")
+    table = Table(*tables.SCORES_HEADER, title=f"\n{escape(title)}", title_justify="left", title_style="bold")
     for column in table.columns[1:]:
         column.justify = "right"
-    for row in tables.rows(scores):
+    for row in tables.score_rows(scores):
         table.add_row(*row, style="bold" if row[0] == "all" else None)
     console.print(table)
 
@@ -156,10 +158,30 @@ def show_decision(console: Console, version: ModelVersion) -> None:
     """Print every check of the gate, and what was decided."""
     from rich.markup import escape
 
-    from dae.evaluation import tables
+    from dae.promotion import reports
 
-    for passed, reason in tables.checks(version.verdict):
+    for passed, reason in reports.checks(version.verdict):
         console.print(f"  [{'green]passed' if passed else 'red]failed'}[/] {escape(reason)}", soft_wrap=True)
     event = version.decision.event
     colour = {"promoted": "green", "refused": "red", "forced": "yellow"}[event]
-    console.print(f"\n[bold {colour}]{escape(tables.headline(version))}[/]", soft_wrap=True)
+    console.print(f"\n[bold {colour}]{escape(reports.headline(version))}[/]", soft_wrap=True)
+
+
+def require_keras_backend() -> None:
+    """Refuse a ``KERAS_BACKEND`` that is not supported or not installed, before anything is done with it.
+
+    Raises
+    ------
+    ConfigError
+        Naming what was asked for and what to do.
+    """
+    from dae import command_lines
+    from dae.config.schema import ConfigError
+
+    asked = os.environ["KERAS_BACKEND"]
+    if asked not in ("tensorflow", "jax"):
+        raise ConfigError(f"KERAS_BACKEND must be tensorflow or jax, received {asked!r}")
+    if asked == "jax" and importlib.util.find_spec("jax") is None:
+        raise ConfigError(
+            f"KERAS_BACKEND is jax, which is not installed; install it with: {command_lines.install('jax')}"
+        )

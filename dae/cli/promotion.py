@@ -55,7 +55,7 @@ def _request(name: str, version: str, settings: Sequence[str]) -> PromotionReque
     candidate = registry.candidate(name, version)
     if registry.champion(name) == candidate.version:
         raise registry.RegistryError(f"version {candidate.version} of {name} is the champion already")
-    config = runs.config_of(candidate.run_id)
+    config = runs.read_config(candidate.run_id)
     policy = config.model_copy(update={"gate": config.gate.without_switches()})
     return PromotionRequest(version=candidate.version, model_name=name, gate=loading.change(policy, settings).gate)
 

@@ -21,11 +21,11 @@ def runs(
 ) -> None:
     """List the runs, the newest first, with their scores and verdicts."""
     with options.reported():
-        from dae.promotion import run_table
+        from dae.promotion import tables
 
-        table = run_table.runs(experiment)
+        table = tables.read_runs(experiment)
         if as_json:
-            typer.echo(json.dumps(run_table.records(table), indent=2))
+            typer.echo(json.dumps(tables.as_records(table), indent=2))
             return
     if table.empty:
         where = f" in experiment {experiment}" if experiment else ""
@@ -35,9 +35,9 @@ def runs(
     from rich.table import Table
 
     shown = Table()
-    for name in run_table.HEADER:
+    for name in tables.RUNS_HEADER:
         shown.add_column(name, overflow="fold")
-    for row in run_table.rows(table):
+    for row in tables.run_rows(table):
         shown.add_row(*map(escape, row))
     options.console().print(shown)
 

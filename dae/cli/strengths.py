@@ -48,7 +48,7 @@ def strengths(
             figures.save(figure, picture)
         rows = list(robustness.text_rows(table))
         if markdown is not None:
-            storage.write_text(markdown, tables.table(rows) + "\n")
+            storage.write_text(markdown, tables.markdown_table(rows) + "\n")
     _print(rows)
     typer.echo(f"Logged to the run of {uris[0]}: figures/strengths.png and strengths.csv")
 

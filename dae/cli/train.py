@@ -47,9 +47,9 @@ def train(
             result: PipelineResult = flow_runs.run("flows.train", "train_denoiser", resolved)
     _print(result, time.time() - started)
     with options.reported():
-        from dae.tracking.client import page
+        from dae.tracking.client import run_url
 
-        links = {"MLflow": page(result.run_id)}
+        links = {"MLflow": run_url(result.run_id)}
         reports.write(reports.of(result, links, time.time() - started), summary, junit)
         _show_examples(resolved, result.version)
         _print_next(result.version.name)
@@ -92,7 +92,7 @@ def _resolve(config: options.ConfigFile, settings: options.Settings, resume: str
     from dae.tracking.client import TrackingError
 
     try:
-        return runs.resumable(resume)
+        return runs.read_resumable_config(resume)
     except TrackingError as error:
         raise options.fail(str(error), options.USAGE) from error
 
@@ -116,8 +116,7 @@ def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
     from dae import storage
     from dae.cli.denoise import restore_files
     from dae.evaluation import example_files
-    from dae.inference import file_plan
-    from dae.inference.files import CHAMPION
+    from dae.inference.files import CHAMPION, plan_files
 
     folder = storage.cache() / "examples" / f"{version.name}-{version.version}"
     noisy, restored = folder / "noisy", folder / "restored"
@@ -132,9 +131,7 @@ def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
         files = example_files.write_noisy(config, noisy)
         typer.echo(f"\nExamples: {len(files)} noisy files made of the test images, restored by")
         typer.echo(f"  {command_lines.dae(f'denoise {shown[0]} -o {shown[1]} --overwrite{of_model}')}")
-        restore_files(
-            file_plan.plan([str(noisy)], restored), model, Path(command_lines.shown(restored)), overwrite=True
-        )
+        restore_files(plan_files([str(noisy)], restored), model, Path(command_lines.shown(restored)), overwrite=True)
     except Exception as error:  # noqa: BLE001
         typer.echo(f"warning: no examples: {type(error).__name__}: {error}", err=True)
     finally:

@@ -43,6 +43,8 @@ def trigger(
     junit: options.Junit = None,
 ) -> None:
     """Start a run of a deployment on the Prefect server, follow its log, and exit as the gate decided."""
+    from dae.promotion import reports
+
     started = time.time()
     with options.reported():
         from dae.promotion import reports
@@ -78,7 +80,7 @@ def _config(file: Path | None, resume: str | None, settings: list[str] | None) -
     if file or settings:
         raise ConfigError("--resume takes the run's own configuration: leave out --config and --set")
     try:
-        return runs.resumable(resume)
+        return runs.read_resumable_config(resume)
     except TrackingError as error:
         raise ConfigError(str(error)) from error
 
@@ -127,20 +129,20 @@ def _with_verdict(bare: Outcome, flow_run_id: str, deployment: str | None) -> Ou
     """
     from dae.promotion import reports
     from dae.tracking import runs
-    from dae.tracking.client import page
+    from dae.tracking.client import run_url
 
     try:
-        run_id = runs.of_flow_run(flow_run_id)
+        run_id = runs.find_run_of_flow_run(flow_run_id)
         if run_id is None:
             return bare
-        links = bare.links | {"MLflow": page(run_id)}
+        links = bare.links | {"MLflow": run_url(run_id)}
         if bare.ending not in ("completed", "refused"):
             hint = ""
             if deployment:
                 resume = command_lines.dae(f"trigger {shlex.quote(deployment)} --resume {run_id}")
                 hint = f" Once mended, go on with: {command_lines.logged_in(resume)}"
             return bare.model_copy(update={"links": links, "message": bare.message + hint})
-        return reports.of(runs.result_of(run_id), links, bare.seconds)
+        return reports.of(reports.read_result(run_id), links, bare.seconds)
     except Exception as error:  # noqa: BLE001  (whatever keeps MLflow from answering)
         typer.echo(f"warning: the verdict cannot be read from MLflow: {type(error).__name__}: {error}", err=True)
         return bare

@@ -1,10 +1,11 @@
-"""What a pixel may be: the one place where foreign arrays become uint8 images, or are refused."""
+"""Image arrays: which shapes and types are taken, and how foreign ones become uint8 images or are refused."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ MAX_BLOCK = 1024
 BLOCK_PIXELS = 2**20
 
 Block = NDArray[np.uint8]
+Pixels = NDArray[Any]
+TYPES = {("u", 1), ("u", 2), ("f", 2), ("f", 4), ("f", 8)}
+CHANNELS = {1: "grey", 2: "grey and alpha", 3: "RGB", 4: "RGB and alpha"}
 
 
 def images_per_block(shape: tuple[int, ...]) -> int:
@@ -120,3 +124,51 @@ def _require_unit_range(path: Path, images: NDArray[np.float64], first: int) -> 
         raise DataError(
             path, "float pixels must be finite and in [0, 1]", f"{value} in image {first + image} at {tuple(pixel)}"
         )
+
+
+class ImageError(ValueError):
+    """Pixels broke a rule.
+
+    Parameters
+    ----------
+    rule : str
+        What they must satisfy.
+    found : str
+        What was there instead.
+    """
+
+    def __init__(self, rule: str, found: str) -> None:
+        super().__init__(f"{rule}; found {found}")
+        self.rule, self.found = rule, found
+
+
+def as_stack(images: Pixels) -> Pixels:
+    """Return an array as images ``(N, H, W, C)``: a view of it.
+
+    Parameters
+    ----------
+    images : ndarray, shape (H, W), (H, W, C), (N, H, W) or (N, H, W, C)
+        C is 1 to 4; 2 and 4 have alpha last. Of three axes the last is channels if it has at most 4 elements, else the first is
+        the number of images.
+
+    Raises
+    ------
+    ImageError
+        On another shape, or a type other than uint8, uint16 and floats of 16, 32 and 64 bits.
+
+    Examples
+    --------
+    >>> as_stack(np.zeros((20, 30, 3), np.uint8)).shape, as_stack(np.zeros((20, 30, 40), np.uint8)).shape
+    ((1, 20, 30, 3), (20, 30, 40, 1))
+    """
+    if (images.dtype.kind, images.dtype.itemsize) not in TYPES:
+        raise ImageError("pixels must be uint8, uint16, or floats of 16, 32 or 64 bits", str(images.dtype))
+    stack = images
+    if images.ndim == 2:
+        stack = images[None, ..., None]
+    elif images.ndim == 3:
+        stack = images[None] if images.shape[2] <= 4 else images[..., None]
+    if stack.ndim != 4 or stack.shape[3] not in CHANNELS or 0 in stack.shape:
+        rule = "images must have shape (H, W), (H, W, C), (N, H, W) or (N, H, W, C), C 1 to 4, and none may be empty"
+        raise ImageError(rule, str(images.shape))
+    return stack

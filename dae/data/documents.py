@@ -13,7 +13,7 @@ import numpy as np
 from dae import random_streams
 from dae.data.arrays import Block, DataError
 from dae.data.folders import cut
-from dae.noise.kinds import Images
+from dae.schemas import Images
 
 PATCH = 64
 VERSION = "5c97cedebcce67d30778ae48edda3fce85aeb58a4fb19f153f785723949f8639"

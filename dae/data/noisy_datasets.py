@@ -15,8 +15,8 @@ from dae import random_streams, storage
 from dae.config.schema import NoiseConfig, TrainConfig, config_sha256
 from dae.data import datasets
 from dae.data.arrays import DataError, npy_sha256
-from dae.noise.kinds import Images, corrupt
-from dae.schemas import ImageSet, ImageSets, NoisySet, NoisySets
+from dae.noise.kinds import corrupt
+from dae.schemas import Images, ImageSet, ImageSets, NoisySet, NoisySets
 
 logger = logging.getLogger(__name__)
 

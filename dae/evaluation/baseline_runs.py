@@ -9,7 +9,8 @@ from dae.evaluation import baselines
 from dae.evaluation.baselines import Contender
 from dae.schemas import ImageSets, NoisySets
 from dae.tracking import provenance, run_logging
-from dae.tracking.client import connect, experiment_id, log_figure, log_params
+from dae.tracking.client import connect, experiment_id
+from dae.tracking.run_logging import log_figure, log_params
 
 
 def log(contender: Contender, config: PipelineConfig, images: ImageSets, noisy: NoisySets, started: float) -> str:

@@ -22,8 +22,7 @@ from dae.evaluation.classical import BM3D, AnyMethod, Median, NonLocalMeans, Not
 from dae.evaluation.metrics import Values
 from dae.evaluation.scores import Examples, PerImage, examples, joined, measure, summarise
 from dae.networks.predict import Denoiser, batch_size
-from dae.noise.kinds import Images
-from dae.schemas import Frozen, NoisySet, NoisySets, Scores
+from dae.schemas import Frozen, Images, NoisySet, NoisySets, Scores
 
 CLIP = (False, True)
 GRIDS: dict[str, tuple[AnyMethod, ...]] = {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dae import random_streams
 from dae.evaluation.metrics import Values
-from dae.promotion.schemas import Compared, Comparison
+from dae.schemas import Frozen
 
 RESAMPLES = 2000
 BATCH_VALUES = 2**22
@@ -18,7 +18,7 @@ BATCH_VALUES = 2**22
 
 def compare(
     challenger: Values, champion: Values, drawn: NDArray[np.uint8], kinds: Sequence[str], confidence: float
-) -> Comparison:
+) -> PairedComparison:
     """Compare the errors of two models on the same noisy images, overall and for each kind of noise.
 
     Parameters
@@ -36,14 +36,14 @@ def compare(
     Comparison
     """
     groups = {kind: drawn == index for index, kind in enumerate(kinds)}
-    return Comparison(
+    return PairedComparison(
         confidence=confidence,
         pooled=paired(challenger, champion, confidence),
         per_kind={kind: paired(challenger[rows], champion[rows], confidence) for kind, rows in groups.items()},
     )
 
 
-def paired(challenger: Values, champion: Values, confidence: float) -> Compared:
+def paired(challenger: Values, champion: Values, confidence: float) -> PairedDifference:
     """Return both means and the percentile interval of ``mean(challenger) / mean(champion) - 1`` over resampled images.
 
     The resamples are drawn from a fixed seed, so a lower error of any image never raises an end of the interval. With fewer
@@ -80,7 +80,7 @@ def paired(challenger: Values, champion: Values, confidence: float) -> Compared:
             )
         low, high = found.confidence_interval
     first, second = means
-    return Compared(challenger=first, champion=second, low=float(low), high=float(high), count=count)
+    return PairedDifference(challenger=first, champion=second, low=float(low), high=float(high), count=count)
 
 
 def weighted(
@@ -135,3 +135,29 @@ def rise(found: Any, reference: Any) -> Any:
 
 def _relative_difference(challenger: Any, champion: Any, axis: int = -1) -> Any:
     return rise(challenger.mean(axis=axis), champion.mean(axis=axis))
+
+
+class PairedDifference(Frozen):
+    """MSE of challenger and champion on the same images, and the interval of their relative difference.
+
+    Attributes
+    ----------
+    low, high : float
+        Ends of the bootstrap interval of ``challenger / champion - 1``.
+    count : int
+        Number of images.
+    """
+
+    challenger: float
+    champion: float
+    low: float
+    high: float
+    count: int
+
+
+class PairedComparison(Frozen):
+    """Challenger and champion, scored now on the same frozen noisy validation images."""
+
+    confidence: float
+    pooled: PairedDifference
+    per_kind: dict[str, PairedDifference]

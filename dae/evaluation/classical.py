@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from dae.noise.kinds import Images
-from dae.schemas import Frozen
+from dae.schemas import Frozen, Images
 
 Strength = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

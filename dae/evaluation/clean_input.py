@@ -9,8 +9,8 @@ from dae.data import datasets, noisy_datasets
 from dae.evaluation import metrics
 from dae.evaluation.metrics import Values
 from dae.networks.predict import Denoiser
-from dae.noise.kinds import Images, as_8bit
-from dae.schemas import CleanInput, NoisySet
+from dae.noise.kinds import as_8bit
+from dae.schemas import CleanInput, Images, NoisySet
 
 SAMPLE = 500
 CONSTANTS = (0.0, 0.25, 0.5, 0.75, 1.0)

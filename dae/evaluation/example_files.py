@@ -11,8 +11,8 @@ from PIL import Image
 from dae import storage
 from dae.config.schema import PipelineConfig
 from dae.data import datasets, noisy_datasets
-from dae.noise.kinds import Images, as_8bit
-from dae.schemas import EIGHT_BIT, NoisySet
+from dae.noise.kinds import as_8bit
+from dae.schemas import EIGHT_BIT, Images, NoisySet
 
 ROWS, COLUMNS = 4, 6
 LARGEST = 400

@@ -1,8 +1,8 @@
-"""Figures, as `matplotlib.figure.Figure` objects without pyplot's global state."""
+"""Figures of a run, as `matplotlib.figure.Figure` objects without pyplot's global state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from dae import storage
-from dae.evaluation.scores import Examples
-from dae.evaluation.tables import label
-from dae.noise.kinds import Images
+from dae.evaluation.scores import Examples, PerImage, examples, first_of_kind, worst
+from dae.evaluation.tables import kind_label
+from dae.networks.predict import Denoiser
 from dae.noise.strength import Range
+from dae.schemas import Images, NoisySet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 COLUMNS = ("clean", "noisy", "denoised")
 ARTICLE_GRID = slice(92, 101)
 """The test images the article shows."""
+OF_A_KIND = 6
+WORST = 12
 
 
 def triptychs(examples: Examples, title: str) -> Figure:
@@ -38,7 +41,7 @@ def triptychs(examples: Examples, title: str) -> Figure:
     for index, axis in zip(range(len(examples.rows)), axes.flat, strict=False):
         images = np.stack([getattr(examples, name)[index] for name in COLUMNS])
         _show(axis, _tiled(images, columns=3))
-        note = f"#{examples.rows[index]} · {label(examples.kinds[index])} · MSE {examples.mse[index]:.5f}"
+        note = f"#{examples.rows[index]} · {kind_label(examples.kinds[index])} · MSE {examples.mse[index]:.5f}"
         axis.text(0.5, -0.03, note, transform=axis.transAxes, ha="center", va="top", fontsize=8)
         for column, name in enumerate(COLUMNS if index < 2 else ()):
             axis.text((2 * column + 1) / 6, 1.03, name, transform=axis.transAxes, ha="center", fontsize=10)
@@ -103,7 +106,7 @@ def strengths(table: pd.DataFrame, trained: Mapping[str, Mapping[str, object]]) 
     axes = figure.subplots(lines, 2, squeeze=False).ravel()
     for axis, kind in zip(axes, kinds, strict=False):
         _strengths_of_kind(axis, table[table["kind"] == kind], {name: of.get(kind) for name, of in trained.items()})
-        axis.set(title=label(kind), ylabel="mean squared error")
+        axis.set(title=kind_label(kind), ylabel="mean squared error")
     for axis in axes[len(kinds) :]:
         axis.remove()
     handles, labels = axes[0].get_legend_handles_labels()
@@ -144,3 +147,25 @@ def _tiled(images: Images, columns: int) -> Images:
     canvas[:count, :height, :width] = images
     grid = canvas.reshape(lines, columns, height + 1, width + 1, channels).swapaxes(1, 2)
     return grid.reshape(lines * (height + 1), columns * (width + 1), channels)[:-1, :-1]
+
+
+def run_figures(denoise: Denoiser, noisy: NoisySet, per_image: PerImage) -> Iterator[tuple[str, Figure]]:
+    """Yield the name and the figure of each picture of a model at work on a frozen set.
+
+    ``overview`` has two images of each kind, ``kind_<kind>`` six, ``worst`` those of the largest error, and ``article_grid``
+    the images the article shows, or the first nine of a set that has no 101.
+    """
+    chosen = [first_of_kind(per_image, kind, OF_A_KIND) for kind in range(len(noisy.kinds))]
+    overview = np.concatenate([rows[:2] for rows in chosen])
+    yield "overview", triptychs(examples(denoise, noisy, overview), "Test images, two of each kind of noise")
+    for kind, rows in zip(noisy.kinds, chosen, strict=True):
+        if len(rows):
+            yield f"kind_{kind}", triptychs(examples(denoise, noisy, rows), f"Test images: {kind_label(kind)}")
+    hardest = worst(per_image, WORST)
+    yield (
+        "worst",
+        triptychs(examples(denoise, noisy, hardest), f"The {len(hardest)} test images it does worst on"),
+    )
+    grid = np.arange(noisy.clean.count)[ARTICLE_GRID]
+    grid = grid if len(grid) == 9 else np.arange(min(9, noisy.clean.count))
+    yield "article_grid", article_grid(examples(denoise, noisy, grid))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dae.noise.kinds import Images
-from dae.schemas import Quality
+from dae.schemas import Images, Quality
 
 Values = NDArray[np.float64]
 MSE_FLOOR = 1e-10

@@ -15,15 +15,15 @@ from dae.config.schema import ConfigError, NoiseConfig, PipelineConfig
 from dae.data import datasets
 from dae.evaluation import figures, metrics
 from dae.evaluation.metrics import Values
-from dae.evaluation.tables import Row, label
+from dae.evaluation.tables import Row, kind_label
 from dae.networks import predict
 from dae.networks.predict import Denoiser
-from dae.noise.kinds import Images, NoiseKind, corrupt
+from dae.noise.kinds import NoiseKind, corrupt
 from dae.noise.strength import Range
-from dae.schemas import ImageSet
+from dae.schemas import Images, ImageSet
 from dae.tracking import models
-from dae.tracking.client import log_figure, log_text
-from dae.tracking.runs import config_of
+from dae.tracking.run_logging import log_figure, log_text
+from dae.tracking.runs import read_config
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "gaussian": (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
@@ -66,7 +66,7 @@ def compare(uris: Sequence[str], split: str, count: int) -> tuple[pd.DataFrame, 
     """
     found = {uri.removeprefix("models:/"): models.locate(uri) for uri in uris}
     runs = {name: model.run_id for name, model in found.items()}
-    configs = {name: config_of(run) for name, run in runs.items()}
+    configs = {name: read_config(run) for name, run in runs.items()}
     images = same_images(configs, split)
     denoisers = {name: predict.denoiser(models.load(model.uri)) for name, model in found.items()}
     trained = {name: strengths_of(config.noise) for name, config in configs.items()}
@@ -170,7 +170,7 @@ def text_rows(table: pd.DataFrame) -> Iterator[Row]:
     for point, rows in table.groupby(["kind", "parameter", "strength", "trained"], sort=False):
         kind, parameter, strength, trained = point
         yield (
-            label(str(kind)),
+            kind_label(str(kind)),
             f"{parameter} {strength:g}",
             str(trained) or "-",
             *(f"{mse:.5f}" for mse in rows["mse"]),

@@ -14,8 +14,7 @@ from dae.data import datasets, noisy_datasets
 from dae.evaluation import clean_input, metrics
 from dae.evaluation.metrics import Values
 from dae.networks.predict import Denoiser
-from dae.noise.kinds import Images
-from dae.schemas import NoisySet, NoisySets, Quality, Scores, SplitScores
+from dae.schemas import Images, NoisySet, NoisySets, Quality, Scores, SplitScores
 
 logger = logging.getLogger(__name__)
 

@@ -1,40 +1,40 @@
-"""The outcome of a run in words: for the terminal, and as Markdown for Prefect's UI."""
+"""Scores as tables of text: of a model by kind of noise, and of classical baselines beside models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from dae.config.schema import GateConfig
-from dae.promotion.schemas import Candidate, ModelVersion, Verdict
-from dae.schemas import EIGHT_BIT, Quality, Scores
+from dae.evaluation.baselines import Contender
+from dae.schemas import EIGHT_BIT, Quality, Scores, mean
 
 Row = tuple[str, ...]
 FORMS = {"drawn": "all, as drawn", "8bit": "all, 8-bit"}
-HEADER: Row = ("noise", "images", "MSE", "MSE, nothing done", "PSNR", "SSIM", "test MSE")
+SCORES_HEADER: Row = ("noise", "images", "MSE", "MSE, nothing done", "PSNR", "SSIM", "test MSE")
+SETTINGS_HEADER: Row = ("method", "noise", "settings", "tuned on")
 
 
-def label(kind: str) -> str:
+def kind_label(kind: str) -> str:
     """Return a kind's name as prose.
 
     Examples
     --------
-    >>> label("salt_and_pepper"), label("poisson_8bit")
+    >>> kind_label("salt_and_pepper"), kind_label("poisson_8bit")
     ('salt and pepper', 'poisson, 8-bit')
     """
     in_file = ", 8-bit" if kind.endswith(EIGHT_BIT) else ""
     return kind.removesuffix(EIGHT_BIT).replace("_", " ") + in_file
 
 
-def mse(value: float | None) -> str:
+def format_mse(value: float | None) -> str:
     """Return a mean squared error with five digits, ``-`` where there is none."""
     return "-" if value is None else f"{value:.5f}"
 
 
-def rows(scores: Scores) -> Iterator[Row]:
+def score_rows(scores: Scores) -> Iterator[Row]:
     """Yield a line of text cells for each kind of noise, and one for all of them: validation, then the test MSE."""
     validation, test = scores.validation, scores.test
     groups: list[tuple[str, Quality, Quality | None, Quality | None]] = [
-        (label(kind), validation.per_kind[kind], validation.per_kind_nothing.get(kind), test.per_kind.get(kind))
+        (kind_label(kind), validation.per_kind[kind], validation.per_kind_nothing.get(kind), test.per_kind.get(kind))
         for kind in validation.per_kind
     ]
     tested = test.per_form()
@@ -53,54 +53,56 @@ def rows(scores: Scores) -> Iterator[Row]:
         )
 
 
-def headline(version: ModelVersion) -> str:
-    """Return the outcome in one sentence."""
-    decision, named = version.decision, f"{version.name} version {version.version}"
-    if decision.dry_run:
-        return f"Dry run: {named} would be {decision.event}; no alias was moved."
-    if decision.event == "forced":
-        return (
-            f"FORCED by {decision.who}: {named} is the champion, though the gate refused it. Reason: {decision.reason}"
-        )
-    if decision.promoted:
-        return f"Promoted: {named} is the champion."
-    stays = f"Refused: {named} is registered, and the champion stays as it was."
-    return f"{stays} The gate lets it pass, but: {decision.reason}." if decision.verdict.promoted else stays
-
-
-def checks(verdict: Verdict) -> list[tuple[bool, str]]:
-    """Return each check as whether it passed and its reason, and reasons that belong to none."""
-    made = [(check.passed, check.reason) for check in verdict.checks]
-    return made + [(False, reason) for reason in verdict.reasons if (False, reason) not in made]
-
-
-def question(candidate: Candidate, verdict: Verdict, policy: GateConfig) -> str:
-    """Return, as Markdown, what a person is asked before a version is promoted."""
-    against = f" in place of version {verdict.champion}" if verdict.champion else ""
-    lead = f"May {candidate.name} version {candidate.version} become the champion{against}?"
-    forced = [] if verdict.promoted else ["", f"The gate refuses it; it would be **forced**: {policy.force}"]
-    return "\n".join([lead, *forced, "", *_bullets(verdict)])
-
-
-def _bullets(verdict: Verdict) -> list[str]:
-    return [f"- {'passed' if passed else '**failed**'}: {reason}" for passed, reason in checks(verdict)]
-
-
-def markdown(version: ModelVersion, scores: Scores) -> str:
-    """Return the outcome, the checks and the scores as Markdown."""
-    parts = [f"# {headline(version)}", "", *_bullets(version.verdict), "", table([HEADER, *rows(scores)]), ""]
-    return "\n".join(parts)
-
-
-def table(rows: Sequence[Row]) -> str:
+def markdown_table(rows: Sequence[Row]) -> str:
     """Return rows of text cells, the header first, as a Markdown table.
 
     Examples
     --------
-    >>> print(table([("noise", "MSE"), ("poisson", "0.001")]))
+    >>> print(markdown_table([("noise", "MSE"), ("poisson", "0.001")]))
     | noise | MSE |
     | --- | --- |
     | poisson | 0.001 |
     """
     ruled = rows[0], ("---",) * len(rows[0]), *rows[1:]
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
+
+
+def baseline_tables(contenders: Sequence[Contender], kinds: Sequence[str]) -> Iterator[tuple[str, Row, list[Row]]]:
+    """Yield the title, the header and the rows of a table of test MSE for noise as drawn, and of one for noise in files."""
+    drawn = [kind for kind in kinds if not kind.endswith(EIGHT_BIT)]
+    filed = [kind for kind in kinds if kind.endswith(EIGHT_BIT)]
+    for title, members in (("Test MSE, noise as drawn", drawn), ("Test MSE, noise as in 8-bit files", filed)):
+        if members:
+            yield title, _baseline_header(members), list(_baseline_rows(contenders, members))
+
+
+def _baseline_header(kinds: Sequence[str]) -> Row:
+    """Return the names of the columns of `score_rows`: test MSE for each kind of noise and for all, then the rest."""
+    names = (kind_label(kind.removesuffix(EIGHT_BIT)) for kind in kinds)
+    return ("method", "images", *names, "all", "PSNR", "SSIM", "images/s")
+
+
+def _baseline_rows(contenders: Iterable[Contender], kinds: Sequence[str]) -> Iterator[Row]:
+    """Yield a line of text cells a contender, of its scores on the test images with some kinds of noise."""
+    for each in contenders:
+        groups = [each.scores.test.per_kind[kind] for kind in kinds]
+        pooled = mean([group for group in groups if group.count])
+        yield (
+            each.title,
+            str(pooled.count),
+            *(f"{quality.mse:.5f}" for quality in groups),
+            f"{pooled.mse:.5f}",
+            f"{pooled.psnr:.1f}",
+            f"{pooled.ssim:.3f}",
+            f"{each.scores.images_per_second:,.{0 if each.scores.images_per_second >= 10 else 1}f}",
+        )
+
+
+def baseline_settings(contenders: Iterable[Contender], kinds: Sequence[str]) -> Iterator[Row]:
+    """Yield a line of text cells for each setting that was tuned, with the number of validation images."""
+    for each in contenders:
+        for kind, setting in zip(kinds, each.settings, strict=False):
+            if each.tuned_on and (each.told or kind == kinds[0]):
+                values = setting.model_dump(exclude={"method"}).items()
+                said = ", ".join(f"{key} {str(value).lower()}" for key, value in values)
+                yield (each.title, kind_label(kind) if each.told else "all", said, str(each.tuned_on))

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from dae.data.formats.base import ImageError, Pixels, as_stack, with_alpha_kept
-from dae.inference import global_features, tiling
+from dae.data.arrays import ImageError, Pixels, as_stack
+from dae.data.formats.base import with_alpha_kept
+from dae.inference import global_features, input_checks, tiling
 from dae.inference.global_features import Features
 from dae.networks import predict
 from dae.noise import estimation
-from dae.noise.kinds import Images
-from dae.schemas import Concern, TrainedOn
+from dae.schemas import Concern, Images, TrainedOn
 
 TILE = 512
 SMALLEST = 8
@@ -127,7 +127,7 @@ class ImageDenoiser:
         sample = [_as_float(patch) for row in rows for patch in estimation.patches(images[row], size)]
         highest = max(float(_as_float(images[row].max())) for row in rows)
         grey = all(bool((band == band[..., :1]).all()) for band in _bands(images))
-        return estimation.concerns(sample, images.shape[1:], highest, self.trained_on, grey=grey)
+        return input_checks.concerns(sample, images.shape[1:], highest, self.trained_on, grey=grey)
 
     def restore(
         self, images: Pixels, rows_done: Callable[[int], None] = lambda rows: None, *, in_place: bool = False

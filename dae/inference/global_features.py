@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dae.networks.predict import batch_size
-from dae.noise.kinds import Images
+from dae.schemas import Images
 
 Features = list[Images]
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from dae import command_lines, random_streams, runtime, storage
 from dae.config.schema import NoiseConfig
-from dae.noise.kinds import Images, corrupt
+from dae.noise.kinds import corrupt
+from dae.schemas import Images
 from dae.tracking import provenance
 
 PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
@@ -74,8 +75,8 @@ def export_model(reference: str, path: Path, *, overwrite: bool = False, toleran
     opened = models.open_model(reference)
     if (found := opened.located) is None:
         return to_onnx(opened.model, path, overwrite=overwrite, tolerance=tolerance)
-    shape = runs.image_shape(found.run_id)
-    about = {"model": found.uri, "run_id": found.run_id, "git_commit": runs.git_commit(found.run_id)}
+    shape = runs.read_image_shape(found.run_id)
+    about = {"model": found.uri, "run_id": found.run_id, "git_commit": runs.read_git_commit(found.run_id)}
     return to_onnx(opened.model, path, size=shape and shape[:2], about=about, overwrite=overwrite, tolerance=tolerance)
 
 

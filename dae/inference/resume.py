@@ -10,8 +10,7 @@ from pathlib import Path
 
 from dae import storage
 from dae.inference.denoiser import ImageDenoiser
-from dae.inference.file_plan import Job
-from dae.inference.files import Outcome, denoise_file
+from dae.inference.files import Job, Outcome, denoise_file
 from dae.schemas import Frozen
 
 FOLDER = ".dae"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dae.noise.kinds import Images
+from dae.schemas import Images
 
 CELL = 4
 """Tiles begin at multiples of the default network's coarsest pixels, so that it sees the same grid in each."""

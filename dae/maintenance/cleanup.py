@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from dae import storage
-from dae.maintenance import cache, census, retention
+from dae.maintenance import inventory, retention
 from dae.maintenance.inventory import Folder, State
 from dae.maintenance.retention import Choice, Item, Wish
 from dae.tracking.client import connect
@@ -39,7 +39,7 @@ def choose(wish: Wish) -> Choice:
     LedgerError, MlflowException
         If the store, the registry or a ledger cannot be read.
     """
-    choice = retention.choose(census.take(), wish, time.time())
+    choice = retention.choose(inventory.take_inventory(), wish, time.time())
     client = connect()
     return choice.model_copy(update={"items": tuple(_sized(client, item) for item in choice.items)})
 
@@ -53,10 +53,10 @@ def remove(item: Item, wish: Wish) -> bool:
         If what protects it cannot be read, or it cannot be removed.
     """
     if item.what in FOLDERS:
-        state = census.around(_folder(item))
+        state = inventory.folder_inventory(_folder(item))
         anyones = wish.model_copy(update={"names": ()})  # the run that told whose it was may be gone by now
-        return _still(item, state, anyones) is not None and cache.remove(state.folders[0])
-    state = census.take([item.id])
+        return _still(item, state, anyones) is not None and inventory.remove_folder(state.folders[0])
+    state = inventory.take_inventory([item.id])
     now = _still(item, state, wish)
     if now is None:
         return False
@@ -74,7 +74,7 @@ def remove(item: Item, wish: Wish) -> bool:
 
 def for_good() -> bool:
     """Tell whether removed runs are gone for good; through a server, ``mlflow gc`` there removes what is left of them."""
-    return census.can_remove(connect())
+    return inventory.can_remove(connect())
 
 
 def delete_version(client: MlflowClient, name: str, number: str) -> None:
@@ -129,7 +129,7 @@ def _folder(item: Item) -> Folder:
 
 def _delete_model(client: MlflowClient, model_id: str, run_id: str) -> None:
     store_of = client._tracking_client.store
-    hard = census.can_remove(client)
+    hard = inventory.can_remove(client)
     try:
         model = store_of.get_logged_model(model_id, allow_deleted=True) if hard else client.get_logged_model(model_id)
     except MlflowException as error:
@@ -147,7 +147,7 @@ def _delete_model(client: MlflowClient, model_id: str, run_id: str) -> None:
 
 def _delete_run(client: MlflowClient, run_id: str) -> None:
     _delete_files(client.get_run(run_id).info.artifact_uri)
-    if census.can_remove(client):
+    if inventory.can_remove(client):
         client._tracking_client.store._hard_delete_run(run_id)
     else:
         client.delete_run(run_id)
@@ -163,7 +163,7 @@ def _delete_files(uri: str) -> None:
 
 def _sized(client: MlflowClient, item: Item) -> Item:
     if item.what in FOLDERS:
-        return item.model_copy(update={"size": cache.size(storage.cache() / item.id)})
+        return item.model_copy(update={"size": inventory.folder_size(storage.cache() / item.id)})
     uris = [client.get_run(item.id).info.artifact_uri]
     for model_id in item.models:
         with suppress(MlflowException):

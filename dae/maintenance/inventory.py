@@ -1,16 +1,33 @@
-"""The inventory: runs, versions, ledgers and cached folders as small frozen records, whatever store they came from."""
+"""The inventory: all the runs, versions, audit logs and cached folders there are, as small frozen records."""
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+import os
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
 
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 from pydantic import Field
 
+from dae import storage
+from dae.promotion import audit_log
 from dae.promotion.history import Entry
 from dae.schemas import Frozen
+from dae.tracking.client import connect, iterate_pages
+from dae.tracking.runs import DIGESTS, NEEDED_UNTIL, read_needed_until
 
 What = Literal["run", "baseline", "images", "noise", "checkpoint", "draft"]
 ACTIVE = ("RUNNING", "SCHEDULED")
+KINDS: dict[str, What] = {"images": "images", "noisy": "noise", "checkpoints": "checkpoint"}
+DRAFT = re.compile(r"\..+-.+")
+PAGE = 1000
 
 
 class Version(Frozen):
@@ -69,3 +86,210 @@ class State(Frozen):
     versions: tuple[Version, ...] = ()
     ledgers: dict[str, tuple[Entry, ...]] = Field({})
     folders: tuple[Folder, ...] = ()
+
+
+def cached_folders() -> Iterator[Folder]:
+    """Yield every folder of the cache; one that vanishes meanwhile is left out."""
+    for parent, what in KINDS.items():
+        root = storage.cache() / parent
+        for path in sorted(root.iterdir()) if root.is_dir() else ():
+            if found := read_folder(path, what):
+                yield found
+
+
+def read_folder(path: Path, what: What) -> Folder | None:
+    """Return what a folder is and holds; None if it is not there, or no folder."""
+    if path.is_symlink() or not path.is_dir():
+        return None
+    name = f"{path.parent.name}/{path.name}"
+    if DRAFT.fullmatch(path.name):
+        return Folder(what="draft", path=name, used=_last_change(path))
+    run_id = path.name if what == "checkpoint" else None
+    return Folder(what=what, path=name, used=_last_change(path), digests=_manifest_digests(path), run_id=run_id)
+
+
+def reread_folder(folder: Folder) -> Folder | None:
+    """Return a folder as it is now; None if it is gone."""
+    path = storage.cache() / folder.path
+    return read_folder(path, KINDS[path.parent.name])
+
+
+def folder_size(path: Path) -> int:
+    """Return the size of all files in a folder, in bytes."""
+    return sum(_stat(file).st_size for file in path.rglob("*") if file.is_file())
+
+
+def remove_folder(folder: Folder) -> bool:
+    """Remove a folder, unless it was used after it was looked at; tell whether it is gone.
+
+    It is moved aside first: whoever looks for it from then on does not find it, and makes it anew. What was used in the
+    moment before is put back.
+    """
+    path = storage.cache() / folder.path
+    aside = path if folder.what == "draft" else path.with_name(f".{path.name}-removed{os.getpid()}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
+    if _last_change(aside) > folder.used:
+        aside.rename(path)
+        return False
+    shutil.rmtree(aside)
+    return True
+
+
+def _last_change(path: Path) -> float:
+    """Return when a folder was used, or anything in it was written, last: that of a draft only its files tell."""
+    return max(_stat(each).st_mtime for each in (path, *path.rglob("*")))
+
+
+def _stat(path: Path) -> os.stat_result:
+    """Return what is known of a file; nothing but zeros where it vanished meanwhile."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return os.stat_result((0,) * 10)
+
+
+def _manifest_digests(path: Path) -> frozenset[str]:
+    """Return the digests a folder goes by; none where its manifest cannot be read, when it is of no use to anyone."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        return frozenset(str(manifest[key]) for key in ("digest", "sha256") if key in manifest)
+    except (OSError, ValueError, TypeError):
+        return frozenset()
+
+
+def take_inventory(run_ids: Collection[str] | None = None) -> State:
+    """Return all there is; given the ids of some runs, of the runs those and what protects other things.
+
+    Raises
+    ------
+    LedgerError, MlflowException
+        If the runs, the registry or a ledger cannot be read. What cannot be read protects nothing, so it is an error.
+    """
+    client = connect()
+    experiments = {
+        each.experiment_id: each for each in iterate_pages(client.search_experiments, view_type=ViewType.ALL)
+    }
+    if run_ids is None:
+        found = list(_search(client, list(experiments)))
+        models = _models(client, list(experiments))
+    else:
+        found = _active(client, list(experiments)) + [run for each in run_ids if (run := _get(client, each))]
+        models = _models(client, list(experiments), run_ids)
+    runs = {run.info.run_id: run for run in found if can_remove(client) or run.info.lifecycle_stage == "active"}
+    return State(
+        runs=tuple(_run(run, experiments[run.info.experiment_id], models) for run in runs.values()),
+        versions=tuple(_versions(client)),
+        ledgers=_ledgers(client, experiments.values()),
+        folders=tuple(cached_folders()) if run_ids is None else (),
+    )
+
+
+def folder_inventory(folder: Folder) -> State:
+    """Return a folder as it is now, and all that bears on whether it may go."""
+    now = reread_folder(folder)
+    state = take_inventory([folder.run_id] if folder.run_id else [])
+    return state.model_copy(update={"folders": (now,) if now else ()})
+
+
+def can_remove(client: MlflowClient) -> bool:
+    """Tell whether a run can be removed for good: in a database of one's own, not through a server."""
+    return hasattr(client._tracking_client.store, "_hard_delete_run")
+
+
+def _ledgers(client: MlflowClient, experiments: Iterable[Any]) -> dict[str, tuple[Entry, ...]]:
+    found = {}
+    for each in experiments:
+        if (name := each.tags.get(audit_log.LEDGER_TAG)) is None:
+            continue
+        found[name] = audit_log.read(name)
+        if not found[name] and any(run.data.params for run in _search(client, [each.experiment_id])):
+            raise audit_log.LedgerError(
+                f"experiment {each.name!r} holds the ledger of {name}, which is not found there"
+            )
+    return found
+
+
+def _search(client: MlflowClient, experiments: list[str], condition: str = "") -> Iterator[Any]:
+    if not experiments:
+        return
+    yield from iterate_pages(client.search_runs, experiments, condition, run_view_type=ViewType.ALL, max_results=PAGE)
+
+
+def _active(client: MlflowClient, experiments: list[str]) -> list[Any]:
+    """Return the runs that are under way, and those that a command needs."""
+    conditions = [*(f"attributes.status = '{status}'" for status in ACTIVE), f"tags.`{NEEDED_UNTIL}` LIKE '%'"]
+    return [run for condition in conditions for run in _search(client, experiments, condition)]
+
+
+def _get(client: MlflowClient, run_id: str) -> Any:
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _models(
+    client: MlflowClient, experiments: list[str], run_ids: Collection[str] | None = None
+) -> dict[str, list[str]]:
+    """Return the ids of the models each run logged."""
+    found: dict[str, list[str]] = defaultdict(list)
+    conditions: Iterable[str | None] = [None] if run_ids is None else [f"source_run_id = '{each}'" for each in run_ids]
+    for condition in conditions if experiments else ():
+        for model in iterate_pages(client.search_logged_models, experiments, condition, max_results=50):
+            if model.source_run_id:
+                found[model.source_run_id].append(model.model_id)
+    return found
+
+
+def _run(run: Any, experiment: Any, models: dict[str, list[str]]) -> Run:
+    tags, info = run.data.tags, run.info
+    outputs = run.outputs.model_outputs if run.outputs else []
+    return Run(
+        run_id=info.run_id,
+        name=info.run_name or info.run_id[:8],
+        status=info.status,
+        started=(info.start_time or 0) / 1000,
+        ended=info.end_time / 1000 if info.end_time else None,
+        ours="config_digest" in tags or tags.get("kind") == "baseline",
+        ledger=audit_log.LEDGER_TAG in tags or audit_log.LEDGER_TAG in experiment.tags,
+        baseline=tags.get("kind") == "baseline",
+        model_name=run.data.params.get("tracking.model_name"),
+        models=tuple(dict.fromkeys([*models.get(info.run_id, ()), *(each.model_id for each in outputs)])),
+        digests=_tag_digests(tags) | _input_digests(run),
+        needed_until=read_needed_until(tags),
+    )
+
+
+def _tag_digests(tags: dict[str, str]) -> frozenset[str]:
+    return frozenset(tags[key] for key in DIGESTS if key in tags)
+
+
+def _input_digests(run: Any) -> frozenset[str]:
+    """Return the digests of the noise a run was given, that of its training images included where it is frozen."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return frozenset(tag.value for each in inputs for tag in each.tags if tag.key == "noise")
+
+
+def _versions(client: MlflowClient) -> Iterator[Version]:
+    aliases: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for model in iterate_pages(client.search_registered_models, max_results=100):
+        for alias, number in model.aliases.items():
+            aliases[model.name, str(number)].append(alias)
+    for found in iterate_pages(client.search_model_versions, max_results=PAGE):
+        key = (found.name, str(found.version))
+        yield Version(
+            name=key[0],
+            number=key[1],
+            source=found.source or "",
+            run_id=found.run_id or None,
+            aliases=tuple(sorted(aliases.pop(key, ()))),
+            verdict=found.tags.get("verdict"),
+            digests=_tag_digests(found.tags),
+        )
+    if aliases:  # a version registered and named between the two questions, or one that the registry lost
+        raise MlflowException(f"the registry changed while it was read, or is damaged: no version for {dict(aliases)}")

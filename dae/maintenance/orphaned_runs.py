@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from dae.schemas import Frozen
 from dae.tracking import provenance
-from dae.tracking.client import ENDED_BECAUSE, FLOW_RUN, PROCESS, connect
+from dae.tracking.client import FLOW_RUN, PROCESS, connect, experiment_ids, iterate_pages
+from dae.tracking.runs import END_TAGS
 
 
 class Running(Frozen):
@@ -26,16 +29,10 @@ def running() -> list[Running]:
     return [_running(run) for run in _search(client)]
 
 
-def _search(client: MlflowClient) -> list[Run]:
-    experiments = [each.experiment_id for each in client.search_experiments()]
-    found: list[Run] = []
-    token = None
-    while experiments:
-        page = client.search_runs(experiments, "attributes.status = 'RUNNING'", page_token=token)
-        found += [run for run in page if FLOW_RUN in run.data.tags]
-        if not (token := page.token):
-            break
-    return found
+def _search(client: MlflowClient) -> Iterator[Run]:
+    if experiments := experiment_ids(client):
+        runs = iterate_pages(client.search_runs, experiments, "attributes.status = 'RUNNING'")
+        yield from (run for run in runs if FLOW_RUN in run.data.tags)
 
 
 def _running(run: Run) -> Running:
@@ -58,7 +55,7 @@ def close(run: Running, reason: str) -> bool:
         now = client.get_run(run.run_id)
         if now.info.status != "RUNNING" or now.data.tags.get(FLOW_RUN) != run.flow_run_id:
             return False  # it ended by itself, or somebody resumed it
-        client.set_tag(run.run_id, ENDED_BECAUSE[1], reason)
+        client.set_tag(run.run_id, END_TAGS[1], reason)
         client.set_terminated(run.run_id, "KILLED")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":

@@ -10,13 +10,14 @@ from dae.config import loading
 from dae.config.schema import ConfigError, completed
 from dae.data import datasets
 from dae.data.arrays import DataError
-from dae.maintenance import census, compare_runs, rerun
+from dae.maintenance import compare_runs, rerun
 from dae.maintenance.compare_runs import Compared
 from dae.maintenance.rerun import Code, RetrainingError
 from dae.schemas import Frozen, ImageSets
-from dae.tracking import recorded
-from dae.tracking.client import connect, set_tags
-from dae.tracking.recorded import Recorded
+from dae.tracking import runs
+from dae.tracking.client import connect
+from dae.tracking.run_logging import set_tags
+from dae.tracking.runs import RecordedRun, protect_run
 
 REPRODUCES, OUTCOME = "dae.reproduces", "dae.reproduction"
 HOURS = 24
@@ -63,7 +64,7 @@ def reproduce(reference: str, tolerance: float, output: IO[str], *, here: bool =
     Parameters
     ----------
     reference : str
-        As `recorded.find` takes it.
+        As `recorded.find_run` takes it.
     tolerance : float
         Largest relative difference of a mean squared error that agrees.
     output : file
@@ -81,17 +82,17 @@ def reproduce(reference: str, tolerance: float, output: IO[str], *, here: bool =
         If the training does not come to its end.
     """
     compare_runs.require(tolerance)
-    first = recorded.read(recorded.find(reference))
-    recorded.require_finished(first)
-    census.keep(first.run_id, HOURS)
+    first = runs.read_run(runs.find_run(reference))
+    compare_runs.require_finished(first)
+    protect_run(first.run_id, HOURS)
     chosen = rerun.code(first.commit, here=here)
-    notes = [*_dirty(first), *recorded.differences(first), *require_images(first)]
+    notes = [*_dirty(first), *compare_runs.environment_differences(first), *require_images(first)]
     for line in (f"reproduce: run {first.run_id}, with {chosen.note}", *(f"note: {note}" for note in notes)):
         output.write(f"{line}\n")
-    second = recorded.read(_train(first, chosen, output))
+    second = runs.read_run(_train(first, chosen, output))
     if chosen.commit not in (None, second.commit):
         raise RetrainingError(f"the training must have run at commit {chosen.commit}, and says {second.commit}")
-    notes += [note for note in recorded.other_machine(first.machine, second.machine) if note not in notes]
+    notes += [note for note in compare_runs.other_machine(first.machine, second.machine) if note not in notes]
     found = Reproduction(
         run_id=first.run_id,
         reproduced_by=second.run_id,
@@ -105,7 +106,7 @@ def reproduce(reference: str, tolerance: float, output: IO[str], *, here: bool =
     return found
 
 
-def require_images(run: Recorded) -> list[str]:
+def require_images(run: RecordedRun) -> list[str]:
     """Refuse images other than those a run had; return what is to be noted.
 
     An ingest of another release may name the same images differently, so that what counts in the end is their pixels.
@@ -135,7 +136,7 @@ def _pixels(images: ImageSets) -> dict[str, str]:
     return {split: getattr(images, split).sha256 for split in ("train", "validation", "test")}
 
 
-def _dirty(run: Recorded) -> list[str]:
+def _dirty(run: RecordedRun) -> list[str]:
     return (
         ["the run was made from a checkout with changes that were not committed, which its commit lacks"]
         if run.dirty
@@ -143,7 +144,7 @@ def _dirty(run: Recorded) -> list[str]:
     )
 
 
-def _train(first: Recorded, chosen: Code, output: IO[str]) -> str:
+def _train(first: RecordedRun, chosen: Code, output: IO[str]) -> str:
     """Train, and return the id of the run; it is marked, and what was registered is removed, however that ends."""
     model = f"{first.tree['tracking']['model_name']}-reproduction-{uuid.uuid4().hex[:8]}"
     recorded_tree = completed(first.tree) if chosen.commit is None else first.tree
@@ -173,9 +174,9 @@ def _own(model: str, run_id: str) -> str | None:
     return made
 
 
-def _digests(first: Recorded, second: Recorded) -> Iterator[Digest]:
+def _digests(first: RecordedRun, second: RecordedRun) -> Iterator[Digest]:
     same_pixels = bool(first.pixels) and first.pixels == second.pixels
-    for name in recorded.DIGESTS:
+    for name in runs.DIGESTS:
         then, now = first.digests.get(name), second.digests.get(name)
         agrees = then in (None, now) or (name == "data_digest" and same_pixels)
         yield Digest(name=name, recorded=then, found=now, agrees=agrees)

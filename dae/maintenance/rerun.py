@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import yaml
 
-from dae import stopping, storage
+from dae import runtime, storage
 from dae.schemas import Frozen
 from dae.tracking.client import store_uri
 
@@ -99,7 +99,7 @@ def train(tree: Mapping[str, Any], chosen: Code, machine: Mapping[str, Any], out
     RetrainingError
         If it does not come to its end.
     """
-    with stopping.stoppable(), tempfile.TemporaryDirectory() as folder, _worktree(chosen, Path(folder)) as source:
+    with runtime.stop_on_sigterm(), tempfile.TemporaryDirectory() as folder, _worktree(chosen, Path(folder)) as source:
         config = Path(folder) / "config.yaml"
         config.write_text(yaml.safe_dump(dict(tree), sort_keys=False), encoding="utf-8")
         command = [sys.executable, "-m", "dae.cli", "train", "--config", str(config)]

@@ -21,7 +21,7 @@ from dae.schemas import EIGHT_BIT, Frozen, ImageSet
 from dae.tracking import models, runs
 from dae.tracking.client import TrackingError
 from dae.tracking.models import ModelError
-from dae.tracking.recorded import artifact, read
+from dae.tracking.runs import read_run, read_text_artifact
 
 STREAM = "staleness"
 """Of the noise. No training draws from it, so that the noise is new to the model whatever the seed is."""
@@ -114,9 +114,9 @@ class Incumbent:
     def __init__(self, reference: str, work: Path) -> None:
         located = models.locate(reference)
         self.uri, self.run_id, self.work = located.uri, located.run_id, work
-        self.config = runs.config_of(self.run_id)
+        self.config = runs.read_config(self.run_id)
         self.recorded_mse = _recorded_mse(self.run_id)
-        shape = runs.image_shape(self.run_id)
+        shape = runs.read_image_shape(self.run_id)
         if shape is None:
             raise TrackingError(f"run {self.run_id} must have recorded its images, and has not")
         self.shape = shape
@@ -129,7 +129,7 @@ class Incumbent:
         DataError
             If the source can no longer be read.
         """
-        run = read(self.run_id)
+        run = read_run(self.run_id)
         digest = run.digests.get("data_digest")
         images = datasets.stored(digest) if digest else None
         images = images or datasets.ingest(self.config.data, self.work)
@@ -141,7 +141,7 @@ class Incumbent:
         config = self.config.data
         if config.also is None or storage.located(config.also).resolve() != storage.located(watched).resolve():
             return False
-        return datasets.digest_of(config) == read(self.run_id).digests.get("data_digest")
+        return datasets.digest_of(config) == read_run(self.run_id).digests.get("data_digest")
 
     def measure(self, images: ImageSet, seed: int, confidence: float) -> Drift | None:
         """Score it on images under its own noise, drawn anew; None if they are too few.
@@ -165,7 +165,7 @@ class Incumbent:
 
 def _recorded_mse(run_id: str) -> dict[str, float]:
     """Return the validation MSE of each kind of noise that a run recorded; one that no image got has none."""
-    text = artifact(run_id, "scores.json")
+    text = read_text_artifact(run_id, "scores.json")
     if text is None:
         raise TrackingError(f"run {run_id} holds no scores.json")
     per_kind = json.loads(text)["validation"]["per_kind"]

@@ -15,7 +15,8 @@ from dae.monitoring import new_images
 from dae.monitoring.drift import Drift, Incumbent
 from dae.promotion import registry
 from dae.schemas import Frozen, not_bool
-from dae.tracking.client import CHECKS, FLOW_RUN, connect, experiment_id, log_metrics
+from dae.tracking.client import CHECKS, FLOW_RUN, connect, experiment_id
+from dae.tracking.run_logging import log_metrics
 
 TAG_LENGTH = 5000
 Outcome = Literal["no champion", "fresh", "retrain", "cooling down", "known"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dae.noise.kinds import Images
+from dae.schemas import Images
 
 BATCH = 256
 BATCH_PIXELS = 2**21

@@ -20,14 +20,12 @@ from pydantic import BeforeValidator, Field
 from dae.noise.nonzero_pixels import LitPixels
 from dae.noise.sampling import LARGEST_MEAN, poisson_of_levels, standard_normal
 from dae.noise.strength import AmountOrRange, PeakOrRange, Range, StrengthOrRange
-from dae.schemas import EIGHT_BIT, Frozen, not_bool
+from dae.schemas import EIGHT_BIT, Frozen, Images, not_bool
 
 PIXELS = 2**17
 """Pixels made noisy at a time: few enough to stay in the processor's cache."""
 POWERS = tuple(2.0**k for k in range(9))
 """The peaks that the number of grey levels of an 8-bit image can give."""
-
-Images = NDArray[np.float32]
 
 
 class NoiseKind(Frozen, ABC):

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from dae.config.schema import ChampionPolicy, GateConfig, WorksPolicy
-from dae.promotion.schemas import Check, Compared, Comparison, Evidence, Opponent, Rival, Trial, Verdict
+from dae.evaluation.bootstrap import PairedComparison, PairedDifference
+from dae.promotion.schemas import Check, Evidence, Opponent, Rival, Trial, Verdict
 from dae.schemas import EIGHT_BIT, CleanInput, Scores
 
 OUTPUT_TOLERANCE = 1e-6
@@ -114,7 +115,9 @@ def _against_champion(opponent: Opponent, policy: ChampionPolicy | None) -> Iter
             yield _not_worse(f"vs_champion_{kind}", compared, policy.tolerance_per_kind, comparison, source)
 
 
-def _not_worse(name: str, found: Compared, tolerance: float, comparison: Comparison, source: str) -> Check:
+def _not_worse(
+    name: str, found: PairedDifference, tolerance: float, comparison: PairedComparison, source: str
+) -> Check:
     """Pass if the interval of the relative difference lies, with its upper end, within the tolerance."""
     numbers = (found.challenger, found.champion, found.low, found.high)
     if not all(map(math.isfinite, numbers)):

@@ -13,7 +13,8 @@ from dae.config.schema import PipelineConfig
 from dae.promotion.schemas import Candidate
 from dae.schemas import NoisySets, Scores, TrainedModel
 from dae.tracking import models, run_logging
-from dae.tracking.client import connect, set_tags, store_uri
+from dae.tracking.client import connect, iterate_pages, store_uri
+from dae.tracking.run_logging import set_tags
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -174,15 +175,8 @@ def candidate(name: str, number: str) -> Candidate:
 
 def versions(name: str) -> list[Any]:
     """Return every version, the newest first; none if there is no such model."""
-    found: list[Any] = []
-    token: str | None = ""
-    while token is not None:
-        page = connect().search_model_versions(
-            f"name='{name}'", order_by=["version_number DESC"], page_token=token or None
-        )
-        found += page
-        token = page.token or None
-    return found
+    search = connect().search_model_versions
+    return list(iterate_pages(search, f"name='{name}'", order_by=["version_number DESC"]))
 
 
 def aliases(name: str) -> dict[str, str]:

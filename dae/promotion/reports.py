@@ -1,22 +1,29 @@
-"""How a run ended, for a machine that started it: as Markdown for a job's summary, and as JUnit XML."""
+"""The result of a run in words, as Markdown for Prefect's pages and CI, and as JUnit XML; and its stored record."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
+from mlflow.exceptions import MlflowException
 from pydantic import Field
 
 from dae import storage
-from dae.config.schema import ConfigError
-from dae.evaluation import tables
-from dae.promotion.schemas import PipelineResult
-from dae.schemas import Frozen
+from dae.config.schema import ConfigError, GateConfig
+from dae.evaluation.tables import SCORES_HEADER, markdown_table, score_rows
+from dae.promotion.schemas import Candidate, ModelVersion, PipelineResult, Verdict
+from dae.schemas import Frozen, Scores
+from dae.tracking.client import TrackingError, connect, get_run
+from dae.tracking.run_logging import log_text
 
 Ending = Literal["promoted", "refused", "completed", "failed", "cancelled", "timed out"]
+RESULT = "result.json"
+"""What a training run ended with, as `dae.promotion.schemas.PipelineResult`."""
 
 
 class Outcome(Frozen):
@@ -77,7 +84,7 @@ def markdown(outcome: Outcome) -> str:
     if outcome.result is None:
         lead = f"# {outcome.name}: {outcome.ending}\n\n{outcome.message}\n"
     else:
-        lead = tables.markdown(outcome.result.version, outcome.result.scores)
+        lead = verdict_markdown(outcome.result.version, outcome.result.scores)
     return f"{lead}\n{links}\n\n" if links else f"{lead}\n"
 
 
@@ -85,8 +92,8 @@ def junit_xml(outcome: Outcome) -> str:
     """Return the outcome as JUnit XML: each check of the gate is a test case; a run without a verdict is one that broke."""
     suite = ElementTree.Element("testsuite", name=outcome.name, time=f"{outcome.seconds:.3f}")
     _properties(suite, outcome)
-    checks = tables.checks(outcome.result.version.verdict) if outcome.result else []
-    for number, (passed, reason) in enumerate(checks, 1):
+    made = checks(outcome.result.version.verdict) if outcome.result else []
+    for number, (passed, reason) in enumerate(made, 1):
         name, _, _ = reason.partition(":")
         case = ElementTree.SubElement(suite, "testcase", classname="gate", name=f"{number}. {name}", time="0")
         if not passed:
@@ -114,7 +121,7 @@ def _printable(text: str) -> str:
 
 def _decide(case: ElementTree.Element, outcome: Outcome) -> None:
     """Say in a test case how the run ended; a refusal without a failed check, as by a person, is a failure of it alone."""
-    said = tables.headline(outcome.result.version) if outcome.result else outcome.message
+    said = headline(outcome.result.version) if outcome.result else outcome.message
     if outcome.ending == "refused":
         ElementTree.SubElement(case, "failure", message=said, type="refused")
     elif outcome.ending in ("failed", "cancelled", "timed out"):
@@ -130,3 +137,72 @@ def _properties(suite: ElementTree.Element, outcome: Outcome) -> None:
     element = ElementTree.SubElement(suite, "properties")
     for name, value in told.items():
         ElementTree.SubElement(element, "property", name=name, value=value)
+
+
+def headline(version: ModelVersion) -> str:
+    """Return the outcome in one sentence."""
+    decision, named = version.decision, f"{version.name} version {version.version}"
+    if decision.dry_run:
+        return f"Dry run: {named} would be {decision.event}; no alias was moved."
+    if decision.event == "forced":
+        return (
+            f"FORCED by {decision.who}: {named} is the champion, though the gate refused it. Reason: {decision.reason}"
+        )
+    if decision.promoted:
+        return f"Promoted: {named} is the champion."
+    stays = f"Refused: {named} is registered, and the champion stays as it was."
+    return f"{stays} The gate lets it pass, but: {decision.reason}." if decision.verdict.promoted else stays
+
+
+def checks(verdict: Verdict) -> list[tuple[bool, str]]:
+    """Return each check as whether it passed and its reason, and reasons that belong to none."""
+    made = [(check.passed, check.reason) for check in verdict.checks]
+    return made + [(False, reason) for reason in verdict.reasons if (False, reason) not in made]
+
+
+def question(candidate: Candidate, verdict: Verdict, policy: GateConfig) -> str:
+    """Return, as Markdown, what a person is asked before a version is promoted."""
+    against = f" in place of version {verdict.champion}" if verdict.champion else ""
+    lead = f"May {candidate.name} version {candidate.version} become the champion{against}?"
+    forced = [] if verdict.promoted else ["", f"The gate refuses it; it would be **forced**: {policy.force}"]
+    return "\n".join([lead, *forced, "", *_bullets(verdict)])
+
+
+def _bullets(verdict: Verdict) -> list[str]:
+    return [f"- {'passed' if passed else '**failed**'}: {reason}" for passed, reason in checks(verdict)]
+
+
+def verdict_markdown(version: ModelVersion, scores: Scores) -> str:
+    """Return the outcome, the checks and the scores as Markdown."""
+    parts = [
+        f"# {headline(version)}",
+        "",
+        *_bullets(version.verdict),
+        "",
+        markdown_table([SCORES_HEADER, *score_rows(scores)]),
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def log_result(result: PipelineResult) -> None:
+    """Log what a training run ends with. A score of no images is NaN, which pydantic's own JSON would make null."""
+    log_text(result.run_id, json.dumps(result.model_dump(mode="json"), indent=2), RESULT)
+
+
+def read_result(run_id: str) -> PipelineResult:
+    """Return what a training run ended with.
+
+    Raises
+    ------
+    TrackingError
+        If it has not come to its end, or there is no such run.
+    """
+    client = connect()
+    get_run(client, run_id)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            text = Path(client.download_artifacts(run_id, RESULT, folder)).read_text(encoding="utf-8")
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"run {run_id} holds no {RESULT}: {error}") from error
+    return PipelineResult.model_validate_json(text)

@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Callable
 
 from dae import command_lines
-from dae.maintenance import census
 from dae.promotion import audit_log, gate, history, promote, registry
 from dae.promotion.history import Entry
 from dae.promotion.registry import RegistryError
 from dae.promotion.schemas import Trial
 from dae.tracking import provenance
+from dae.tracking.runs import protect_run
 
 
 def rollback(name: str, reason: str, trial: Callable[[str], Trial], to: str | None = None) -> Entry:
@@ -84,5 +84,5 @@ def _target(name: str, entries: tuple[Entry, ...], to: str | None) -> str:
         instead = command_lines.dae(f"promote {target}" + ("" if name == "dae" else f" --name {shlex.quote(name)}"))
         raise RegistryError(f"version {target} of {name} was never the champion (those were: {were}); use {instead}")
     if run_id := registry.version(name, target).run_id:  # none for a version of a model that no run logged
-        census.keep(run_id, 1)  # from dae gc, while it is tried
+        protect_run(run_id, 1)  # from dae gc, while it is tried
     return target

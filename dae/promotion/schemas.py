@@ -4,42 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
+from dae.evaluation.bootstrap import PairedComparison
 from dae.schemas import Frozen, Scores, TrainedModel
 
 Outcome = Literal["promoted", "refused", "forced"]
-
-
-class Compared(Frozen):
-    """MSE of challenger and champion on the same images, and the interval of their relative difference.
-
-    Attributes
-    ----------
-    low, high : float
-        Ends of the bootstrap interval of ``challenger / champion - 1``.
-    count : int
-        Number of images.
-    """
-
-    challenger: float
-    champion: float
-    low: float
-    high: float
-    count: int
-
-
-class Comparison(Frozen):
-    """Challenger and champion, scored now on the same frozen noisy validation images."""
-
-    confidence: float
-    pooled: Compared
-    per_kind: dict[str, Compared]
 
 
 class Opponent(Frozen):
     """The champion a challenger meets: none yet, compared, or beyond comparison for a reason."""
 
     version: str | None = None
-    comparison: Comparison | None = None
+    comparison: PairedComparison | None = None
     trouble: str | None = None
 
 

@@ -1,20 +1,34 @@
-"""The versions of a registered model, and its ledger, as tables."""
+"""Runs, versions of a registered model, and its audit log, as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import mlflow
+import pandas as pd
+
 from dae.evaluation import tables
-from dae.promotion import registry
+from dae.promotion import audit_log, registry
 from dae.promotion.history import Entry
+from dae.tracking.client import CHECKS, connect
 
-HEADER = ("version", "verdict", "aliases", "val MSE", "test MSE", "registered", "run", "why")
+VERSIONS_HEADER = ("version", "verdict", "aliases", "val MSE", "test MSE", "registered", "run", "why")
 HISTORY_HEADER = ("#", "when", "event", "version", "live", "val MSE", "who", "why")
+COLUMNS = {
+    "tags.mlflow.runName": "name",
+    "run_id": "run_id",
+    "status": "status",
+    "tags.verdict": "verdict",
+    "tags.model_version": "model_version",
+    "metrics.best_val_mse": "best_val_mse",
+    "metrics.test_mse": "test_mse",
+}
+RUNS_HEADER = ("run", "id", "status", "verdict", "version", "val MSE", "test MSE", "seconds")
 
 
-def versions(name: str) -> list[dict[str, Any]]:
+def read_versions(name: str) -> list[dict[str, Any]]:
     """Return one plain record a version, the newest first."""
     named: dict[str, list[str]] = {}
     for alias, version in sorted(registry.aliases(name).items()):
@@ -45,15 +59,15 @@ def _record(found: Any, aliases: list[str]) -> dict[str, Any]:
     }
 
 
-def rows(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+def version_rows(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Return the versions as text."""
     return [
         (
             each["version"],
             _verdict(each),
             ", ".join(each["aliases"]) or "-",
-            tables.mse(each["best_val_mse"]),
-            tables.mse(each["test_mse"]),
+            tables.format_mse(each["best_val_mse"]),
+            tables.format_mse(each["test_mse"]),
             local(datetime.fromisoformat(each["registered"])),
             (each["run_id"] or "-")[:8],
             f"{each['forced_by']}: {each['forced_reason']}" if each["forced"] else short(each["reason"]) or "-",
@@ -77,7 +91,7 @@ def history_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
             entry.event.upper() if entry.event == "forced" else entry.event,
             entry.version or "-",
             entry.champion or "-",
-            tables.mse(entry.val_mse),
+            tables.format_mse(entry.val_mse),
             entry.who,
             short(entry.reason) if entry.event in ("promoted", "refused") else entry.reason or "-",
         )
@@ -106,3 +120,51 @@ def local(moment: datetime) -> str:
 
 def _number(text: str | None) -> float | None:
     return None if text is None else float(text)
+
+
+def read_runs(experiment: str | None = None) -> pd.DataFrame:
+    """Return one row a run, the newest first, of one experiment or of all.
+
+    The columns are those of `COLUMNS`, ``seconds``, and for each kind of noise that occurs ``val_mse_<kind>`` and
+    ``val_mse_<kind>_nothing``; what a run does not have is missing.
+    """
+    experiments = connect().search_experiments()
+    aside = {audit_log.LEDGER_TAG, CHECKS}
+    wanted = [each for each in experiments if experiment in (None, each.name) and not aside & each.tags.keys()]
+    ids = [each.experiment_id for each in wanted]
+    found = mlflow.search_runs(ids, order_by=["attributes.start_time DESC"]) if ids else pd.DataFrame()
+    if not isinstance(found, pd.DataFrame) or found.empty:
+        return pd.DataFrame()
+    table = found.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS)
+    by_kind = sorted(
+        str(name)
+        for name in found.columns
+        if str(name).startswith("metrics.val_mse_") and name != "metrics.val_mse_nothing"
+    )
+    for name in by_kind:
+        table[name.removeprefix("metrics.")] = found[name]
+    ended, started = (pd.to_datetime(found[column], utc=True) for column in ("end_time", "start_time"))
+    table["seconds"] = (ended - started).dt.total_seconds()
+    return table
+
+
+def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as JSON objects, None for what is missing."""
+    return [
+        {str(key): None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")
+    ]
+
+
+def run_rows(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    """Yield the rows as text."""
+    for record in as_records(table):
+        yield (
+            record["name"],
+            record["run_id"][:8],
+            record["status"].lower(),
+            record["verdict"] or "-",
+            record["model_version"] or "-",
+            tables.format_mse(record["best_val_mse"]),
+            tables.format_mse(record["test_mse"]),
+            "-" if record["seconds"] is None else f"{record['seconds']:.0f}",
+        )

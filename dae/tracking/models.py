@@ -12,8 +12,7 @@ from mlflow.exceptions import MlflowException
 from dae import storage
 from dae.config.schema import TrackingConfig
 from dae.schemas import TrainedOn
-from dae.tracking import runs
-from dae.tracking.client import connect, store_uri
+from dae.tracking.client import RUN_ID_LENGTH, connect, store_uri
 
 SHA256 = "model_sha256"
 logger = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ def locate(reference: str, name: str = TrackingConfig().model_name) -> Located:
     client = connect()
     path = reference.removeprefix("models:/")
     try:
-        if reference.isdecimal() and len(reference) < runs.RUN_ID_LENGTH:
+        if reference.isdecimal() and len(reference) < RUN_ID_LENGTH:
             return _located(client.get_model_version(name, reference))
         if path == reference:
             return _of_run(client.get_run(reference.removeprefix("runs:/").partition("/")[0]))

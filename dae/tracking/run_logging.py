@@ -1,16 +1,22 @@
-"""What a run of a training records in MLflow beside its epochs: its images and its scores."""
+"""What a run logs to MLflow: parameters, metrics of each epoch, its images, its scores, figures and texts."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from dae.schemas import ImageSet, ImageSets, NoisySet, NoisySets, Scores, SplitScores
-from dae.tracking.client import TrackingError, connect, log_metrics
+from dae.tracking.client import TrackingError, connect
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def log_inputs(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
@@ -89,3 +95,38 @@ def split_metrics(prefix: str, scores: SplitScores) -> dict[str, float]:
     if prefix == "val":
         named["best_val_mse"] = named.pop("val_mse")
     return named
+
+
+def log_epoch(run_id: str, epoch: int, row: Mapping[str, float]) -> None:
+    """Log the figures of an epoch, counted from 0 and logged at step epoch + 1, unless the run has that step already."""
+    client = MlflowClient()
+    if any(point.step == epoch + 1 for point in client.get_metric_history(run_id, "val_mse")):
+        return
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, metrics=[Metric(key, float(value), now, epoch + 1) for key, value in row.items()])
+
+
+def log_metrics(run_id: str, values: Mapping[str, float]) -> None:
+    """Log figures of a run that have no epoch."""
+    now = int(time.time() * 1000)
+    MlflowClient().log_batch(run_id, metrics=[Metric(key, float(value), now, 0) for key, value in values.items()])
+
+
+def log_params(run_id: str, values: Mapping[str, str]) -> None:
+    """Log parameters of a run."""
+    MlflowClient().log_batch(run_id, params=[Param(key, value) for key, value in values.items()])
+
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run."""
+    MlflowClient().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def log_figure(run_id: str, figure: Figure, name: str) -> None:
+    """Store a figure as ``figures/<name>.png``."""
+    MlflowClient().log_figure(run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": 120})
+
+
+def log_text(run_id: str, text: str, name: str) -> None:
+    """Store a text file under a name."""
+    MlflowClient().log_text(run_id, text, name)

@@ -18,8 +18,7 @@ from dae.data.arrays import images_per_block
 from dae.evaluation import scores
 from dae.networks import build
 from dae.networks.predict import denoiser
-from dae.noise.kinds import Images
-from dae.schemas import ImageSets, NoisySet, NoisySets
+from dae.schemas import Images, ImageSets, NoisySet, NoisySets
 from dae.tracking import provenance
 from dae.training.checkpoint import Checkpoint, History
 from dae.training.optimizers import Muon

@@ -21,7 +21,7 @@ from dae.config import loading
 from dae.config.schema import ConfigError, PipelineConfig
 from dae.promotion.reports import Ending
 from flows.deployment.apply import DeploymentError
-from flows.outcome import REFUSED
+from flows.run_control import REFUSED
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 120

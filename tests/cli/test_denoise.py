@@ -23,7 +23,8 @@ from dae.config.schema import ModelConfig, PipelineConfig
 from dae.networks import build
 from dae.schemas import TrainedOn
 from dae.tracking import log_model
-from dae.tracking.client import connect, open_run
+from dae.tracking.client import connect
+from dae.tracking.runs import open_run
 
 
 def network(channels: int = 1) -> keras.Model:

@@ -16,7 +16,7 @@ from dae.config import loading
 from dae.config.schema import GateConfig
 from dae.promotion import audit_log, promote, registry
 from dae.promotion.schemas import Candidate, Check, Trial, Verdict
-from dae.tracking.client import set_tags
+from dae.tracking.run_logging import set_tags
 from flows.train import train_denoiser
 
 Register = Callable[..., Candidate]

@@ -11,8 +11,8 @@ from dae import random_streams, storage
 from dae.config.schema import DataConfig, NoiseConfig, TrainConfig
 from dae.data import datasets, noisy_datasets
 from dae.data.arrays import MAX_BLOCK, DataError
-from dae.noise.kinds import Images, corrupt
-from dae.schemas import ImageSet, ImageSets, NoisySet
+from dae.noise.kinds import corrupt
+from dae.schemas import Images, ImageSet, ImageSets, NoisySet
 
 COUNT = 3 * MAX_BLOCK + 100
 PLAIN = TrainConfig(clean_share=0, page_share=0)

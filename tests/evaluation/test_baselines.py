@@ -9,12 +9,11 @@ import pytest
 from dae.config.schema import ConfigError, DataConfig, PipelineConfig
 from dae.data import datasets, noisy_datasets
 from dae.evaluation import baseline_runs as runs
-from dae.evaluation import baselines, comparison, metrics
+from dae.evaluation import baselines, metrics, tables
 from dae.evaluation.baselines import Contender, Sizes
 from dae.evaluation.classical import AnyMethod, Median, Nothing, TotalVariation
-from dae.evaluation.tables import label
-from dae.noise.kinds import Images
-from dae.schemas import ImageSets, NoisySets
+from dae.evaluation.tables import kind_label
+from dae.schemas import Images, ImageSets, NoisySets
 from dae.tracking.client import connect
 
 CONFIG = PipelineConfig(data=DataConfig(limit=200, validation=100, test_limit=120))
@@ -128,17 +127,17 @@ def test_the_tables_say_which_setting_was_for_what(sets: Sets) -> None:
 
     kinds = sets[1].test.kinds
     found = list(all_of_them())
-    drawn, filed = comparison.tables(found, kinds)
+    drawn, filed = tables.baseline_tables(found, kinds)
     for title, head, lines in (drawn, filed):
         assert title in ("Test MSE, noise as drawn", "Test MSE, noise as in 8-bit files")
         assert head[2:6] == ("gaussian", "salt and pepper", "poisson", "speckle")
         assert [line[0] for line in lines] == ["nothing", "median", "median, told"]
         assert all(len(line) == len(head) for line in lines)
     assert [int(one[1]) + int(other[1]) for one, other in zip(drawn[2], filed[2], strict=True)] == [24] * 3
-    settings = list(comparison.settings(found, kinds))
+    settings = list(tables.baseline_settings(found, kinds))
     assert [line[:2] for line in settings] == [
         ("median", "all"),
-        *(("median, told", label(k)) for k in kinds),
+        *(("median, told", kind_label(k)) for k in kinds),
     ]
 
 

@@ -6,7 +6,8 @@ import pytest
 from dae.data import documents, photographs
 from dae.evaluation import metrics
 from dae.evaluation.classical import BM3D, AnyMethod, Median, NonLocalMeans, Nothing, TotalVariation, Wavelet
-from dae.noise.kinds import Gaussian, Images, NoiseKind, SaltAndPepper
+from dae.noise.kinds import Gaussian, NoiseKind, SaltAndPepper
+from dae.schemas import Images
 
 GAUSSIAN = Gaussian(variance=0.02)
 CASES: list[tuple[AnyMethod, NoiseKind]] = [

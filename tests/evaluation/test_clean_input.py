@@ -8,8 +8,7 @@ import pytest
 from dae.config.schema import DataConfig, NoiseConfig
 from dae.data import datasets, noisy_datasets
 from dae.evaluation import clean_input
-from dae.noise.kinds import Images
-from dae.schemas import NoisySet
+from dae.schemas import Images, NoisySet
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from skimage import metrics as skimage_metrics
 
 from dae.evaluation import metrics
-from dae.noise.kinds import Images
+from dae.schemas import Images
 
 reference: Any = skimage_metrics  # untyped
 CHANNELS = pytest.mark.parametrize("channels", [1, 3])

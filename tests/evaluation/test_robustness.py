@@ -21,12 +21,13 @@ from dae.data import datasets
 from dae.evaluation import figures, robustness
 from dae.evaluation.robustness import STRENGTHS, compare, place, same_images, sweep
 from dae.networks import build
-from dae.noise.kinds import Gaussian, Images, NoiseKind, Poisson, SaltAndPepper, Speckle
+from dae.noise.kinds import Gaussian, NoiseKind, Poisson, SaltAndPepper, Speckle
 from dae.noise.strength import Range
-from dae.schemas import ImageSet
+from dae.schemas import Images, ImageSet
 from dae.tracking import log_model, models
-from dae.tracking.client import connect, open_run
+from dae.tracking.client import connect
 from dae.tracking.models import ModelError
+from dae.tracking.runs import open_run
 
 RANGED = {"kinds": [{"kind": "gaussian", "variance": {"low": 0.01, "high": 0.2}}, {"kind": "poisson", "peak": 32}]}
 

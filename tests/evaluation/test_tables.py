@@ -3,8 +3,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from dae.config.schema import GateConfig
-from dae.evaluation.tables import HEADER, headline, label, markdown, question, rows
+from dae.evaluation.tables import SCORES_HEADER, kind_label, score_rows
 from dae.promotion import gate
+from dae.promotion.reports import headline, question, verdict_markdown
 from dae.promotion.schemas import Candidate, Decision, Evidence, ModelVersion
 from dae.schemas import Quality, Scores, SplitScores
 
@@ -34,16 +35,16 @@ def version(
 
 
 def test_a_kind_is_named_in_prose() -> None:
-    assert label("salt_and_pepper") == "salt and pepper"
+    assert kind_label("salt_and_pepper") == "salt and pepper"
 
 
 def test_the_table_has_a_line_for_each_kind_and_one_for_all() -> None:
-    assert list(rows(scores())) == [
+    assert list(score_rows(scores())) == [
         ("salt and pepper", "50", "0.00100", "0.07260", "24.1 dB", "0.913", "-"),
         ("poisson", "50", "0.00200", "0.00130", "24.1 dB", "0.913", "0.00220"),
         ("all", "100", "0.00351", "0.03900", "24.1 dB", "0.913", "0.00362"),
     ]
-    assert {len(row) for row in rows(scores())} == {len(HEADER)}
+    assert {len(row) for row in score_rows(scores())} == {len(SCORES_HEADER)}
 
 
 def test_images_as_drawn_and_as_in_files_have_lines_of_their_own() -> None:
@@ -61,7 +62,7 @@ def test_images_as_drawn_and_as_in_files_have_lines_of_their_own() -> None:
             "gaussian_8bit": quality(0.04, 200),
         },
     )
-    found = list(rows(Scores(model_uri="models:/m-1", validation=split, test=split, images_per_second=1)))
+    found = list(score_rows(Scores(model_uri="models:/m-1", validation=split, test=split, images_per_second=1)))
     assert [row[:4] for row in found][2:] == [
         ("gaussian, 8-bit", "200", "0.00600", "0.04000"),
         ("all, as drawn", "200", "0.00250", "0.02550"),
@@ -74,7 +75,7 @@ def test_images_as_drawn_and_as_in_files_have_lines_of_their_own() -> None:
 def test_scores_with_a_hole_are_reported_with_a_hole() -> None:
     whole = scores()
     holed = whole.validation.model_copy(update={"per_kind_nothing": {}})
-    found = list(rows(whole.model_copy(update={"validation": holed})))
+    found = list(score_rows(whole.model_copy(update={"validation": holed})))
     assert [row[3] for row in found] == ["-", "-", "0.03900"]
 
 
@@ -108,15 +109,15 @@ def test_the_question_to_a_person_shows_the_verdict() -> None:
 
 def test_the_markdown_holds_the_verdict_every_check_and_the_table() -> None:
     refused = version(GateConfig())
-    text = markdown(refused, scores())
+    text = verdict_markdown(refused, scores())
     assert text.startswith(f"# {headline(refused)}\n")
     assert "- passed: val_mse: 0.00351 is at most 0.00690" in text
     assert "- **failed**: val_mse_poisson: 0.00200 is above 0.00130 (doing nothing)" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + len(list(rows(scores())))
-    assert {line.count("|") for line in table} == {len(HEADER) + 1}
+    assert len(table) == 2 + len(list(score_rows(scores())))
+    assert {line.count("|") for line in table} == {len(SCORES_HEADER) + 1}
 
 
 def test_the_markdown_of_an_empty_policy_says_why_nothing_was_promoted() -> None:
-    text = markdown(version(GateConfig(max_val_mse=None, beat_nothing=False)), scores())
+    text = verdict_markdown(version(GateConfig(max_val_mse=None, beat_nothing=False)), scores())
     assert "- **failed**: the policy asks for no quality" in text

@@ -28,7 +28,8 @@ from dae.networks.predict import denoiser
 from dae.promotion import registry
 from dae.schemas import Scores, TrainedModel
 from dae.tracking import log_model, run_logging
-from dae.tracking.client import FLOW_RUN, connect, open_run
+from dae.tracking.client import FLOW_RUN, connect
+from dae.tracking.runs import open_run
 from flows.check_drift import StalenessResult, retrain_if_stale
 from flows.train import train_denoiser
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from dae.config.schema import ModelConfig, PipelineConfig
 from dae.inference.resume import Finished
-from dae.maintenance import census
 from dae.networks import build
 from dae.schemas import TrainedOn
 from dae.tracking import log_model, models
-from dae.tracking.client import connect, open_run
+from dae.tracking.client import connect
+from dae.tracking.runs import NEEDED_UNTIL, open_run
 from flows.denoise import FilesNotRestored, denoise_folder
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "mlflow_store")
@@ -57,7 +57,7 @@ def test_a_folder_is_done_once_whatever_happens_to_single_files(champion: str, t
     times = {number: file.stat().st_mtime_ns for number, file in done.items()}
     record = Finished.model_validate_json((out / ".dae" / "deep" / "0.png.json").read_text())
     assert record.model == champion
-    kept = connect().get_run(models.locate(champion).run_id).data.tags[census.NEEDED]
+    kept = connect().get_run(models.locate(champion).run_id).data.tags[NEEDED_UNTIL]
     assert float(kept) > time.time() + 3600  # from dae gc
 
     for file in bad:

@@ -19,7 +19,7 @@ from prefect.states import Cancelled, Completed, Failed, Scheduled
 
 from dae.config.schema import ConfigError
 from dae.promotion.schemas import PipelineResult
-from flows import outcome, run_control
+from flows import run_control
 
 # Time
 
@@ -174,7 +174,7 @@ def test_what_somebody_asked_for_is_not_superseded_and_supersedes_none(
 def test_a_refusal_is_a_completed_run_under_a_name_of_its_own(make_result: Callable[..., PipelineResult]) -> None:
     @flow(name="of-a-test")
     def judge(mse: float) -> PipelineResult:
-        return outcome.ended(make_result(mse=mse))
+        return run_control.final_state(make_result(mse=mse))
 
     refused = judge(0.02, return_state=True)
     assert (refused.name, refused.is_completed()) == ("Refused", True)
@@ -189,7 +189,7 @@ def test_a_refusal_is_a_completed_run_under_a_name_of_its_own(make_result: Calla
 def test_a_refusal_in_a_dry_run_says_that_it_was_one(make_result: Callable[..., PipelineResult]) -> None:
     @flow(name="of-a-test")
     def judge() -> PipelineResult:
-        return outcome.ended(make_result(mse=0.02, dry_run=True))
+        return run_control.final_state(make_result(mse=0.02, dry_run=True))
 
     state = judge(return_state=True)
     assert (state.name, str(state.message).partition(":")[0]) == ("Refused", "Dry run")

@@ -23,10 +23,11 @@ from prefect.states import Running
 from dae.config import loading
 from dae.config.schema import NoiseConfig, PipelineConfig
 from dae.data import datasets, noisy_datasets
-from dae.promotion import audit_log, registry, run_table
+from dae.promotion import audit_log, registry, reports, tables
 from dae.promotion.schemas import PipelineResult
 from dae.tracking import models, runs
-from dae.tracking.client import TrackingError, connect, open_run
+from dae.tracking.client import TrackingError, connect
+from dae.tracking.runs import open_run
 from flows.train import train_denoiser
 
 KINDS = tuple(NoiseConfig().shares())
@@ -75,7 +76,7 @@ def three(trained: tuple[Path, Commands], monkeypatch: pytest.MonkeyPatch) -> Fi
     monkeypatch.setenv("DAE_HOME", str(trained[0]))
     connect()
     run_ids = [str(re.findall(r"MLflow run (\w{32}) at", out)[0]) for _, _, out in trained[1]]
-    return Finished(tuple(config for config, _, _ in trained[1]), tuple(map(runs.result_of, run_ids)))
+    return Finished(tuple(config for config, _, _ in trained[1]), tuple(map(reports.read_result, run_ids)))
 
 
 def test_a_promoted_run_ends_alike_in_prefect_and_mlflow(three: Finished) -> None:
@@ -91,7 +92,7 @@ def test_a_run_holds_its_configuration_curves_scores_and_pictures(three: Finishe
     client = connect()
     run = client.get_run(result.run_id)
     assert run.data.params == {key: str(value) for key, value in config.flat().items()}
-    assert runs.config_of(result.run_id) == config
+    assert runs.read_config(result.run_id) == config
     for curve in ("train_loss", "val_mse"):
         assert [point.step for point in client.get_metric_history(result.run_id, curve)] == [1, 2]
     expected = {f"{split}_mse_{kind}{end}" for split in ("val", "test") for kind in KINDS for end in ("", "_nothing")}
@@ -160,7 +161,7 @@ def test_a_refusal_is_registered_and_ends_well(three: Finished) -> None:
 def test_the_champion_is_the_version_promoted_last(three: Finished) -> None:
     assert [result.version.aliases for result in three.results] == [("champion",), (), ("champion",)]
     assert registry.champion("dae-smoke") == three.results[2].version.version == "3"
-    verdicts = [(record["verdict"], record["model_version"]) for record in run_table.records(run_table.runs())]
+    verdicts = [(record["verdict"], record["model_version"]) for record in tables.as_records(tables.read_runs())]
     assert verdicts == [("promoted", "3"), ("refused", "2"), ("promoted", "1")]
 
 
@@ -272,7 +273,7 @@ def test_a_killed_run_is_resumed_as_the_same_mlflow_run_with_the_same_curve() ->
     run = only_run()
     assert run.info.status == "RUNNING"
 
-    resumed = runs.config_of(run.info.run_id)
+    resumed = runs.read_config(run.info.run_id)
     resumed = resumed.model_copy(update={"tracking": resumed.tracking.model_copy(update={"resume": run.info.run_id})})
     result = train_denoiser(resumed)
     undisturbed = train_denoiser(config)

@@ -17,15 +17,15 @@ from PIL import Image
 import dae
 from dae.config.schema import ModelConfig, PipelineConfig
 from dae.data.arrays import DataError
-from dae.inference import file_plan, files, resume
+from dae.inference import files, resume
 from dae.inference.denoiser import ImageDenoiser
-from dae.inference.file_plan import Job, PlanError, plan
-from dae.networks import build
+from dae.inference.files import Job, PlanError, plan_files
+from dae.networks import autoencoder, build
 from dae.networks.predict import denoiser as plain
-from dae.noise.kinds import Images
-from dae.schemas import TrainedOn
+from dae.schemas import Images, TrainedOn
 from dae.tracking import log_model, models
-from dae.tracking.client import connect, open_run
+from dae.tracking.client import connect
+from dae.tracking.runs import open_run
 
 TRAINED = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
 
@@ -111,7 +111,7 @@ def test_a_model_of_fixed_size_takes_any_size_too(size: tuple[int, int]) -> None
 
 def test_the_articles_network_restores_a_larger_image() -> None:
     noisy = image(50, 61)
-    assert ImageDenoiser(build.article(), "article")(noisy).shape == noisy.shape
+    assert ImageDenoiser(autoencoder.article(), "article")(noisy).shape == noisy.shape
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 300), (300, 3)])
@@ -204,23 +204,23 @@ def photos(tmp_path: Path) -> Path:
 
 def test_files_folders_and_patterns_are_planned_with_their_places(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert places(plan([str(photos)], out), out) == ["a.png", "b.jpg", "deep/c.tif", "deep/er/d.png"]
-    assert places(plan([str(photos / "deep" / "c.tif"), str(photos / "a.png")], out), out) == ["c.tif", "a.png"]
-    assert places(plan([f"{photos}/*.*"], out), out) == ["a.png", "b.jpg"]
-    assert places(plan([f"{photos}/**/*.png"], out), out) == ["a.png", "deep/er/d.png"]
-    assert places(plan([f"{photos}/d*"], out), out) == ["deep/c.tif", "deep/er/d.png"]
+    assert places(plan_files([str(photos)], out), out) == ["a.png", "b.jpg", "deep/c.tif", "deep/er/d.png"]
+    assert places(plan_files([str(photos / "deep" / "c.tif"), str(photos / "a.png")], out), out) == ["c.tif", "a.png"]
+    assert places(plan_files([f"{photos}/*.*"], out), out) == ["a.png", "b.jpg"]
+    assert places(plan_files([f"{photos}/**/*.png"], out), out) == ["a.png", "deep/er/d.png"]
+    assert places(plan_files([f"{photos}/d*"], out), out) == ["deep/c.tif", "deep/er/d.png"]
 
 
 def test_a_file_given_twice_is_planned_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (job,) = plan(["photos/a.png", str(photos / "a.png"), "./photos/*.png"], tmp_path / "out")
+    (job,) = plan_files(["photos/a.png", str(photos / "a.png"), "./photos/*.png"], tmp_path / "out")
     assert job == Job(input=Path("photos/a.png"), output=tmp_path / "out" / "a.png")
 
 
 def test_links_to_nothing_in_a_folder_are_planned_so_that_they_are_told(photos: Path, tmp_path: Path) -> None:
     (photos / "circle.png").symlink_to("circle.png")
     (photos / "lost.png").symlink_to("gone.png")
-    jobs = plan([str(photos)], tmp_path / "out")
+    jobs = plan_files([str(photos)], tmp_path / "out")
     assert places(jobs, tmp_path / "out") == ["a.png", "b.jpg", "circle.png", "deep/c.tif", "deep/er/d.png", "lost.png"]
     told = files.denoise_file(ImageDenoiser(network(1), "small"), jobs[-1]).error
     assert told == f"{photos / 'lost.png'}: must be a file; found a link to gone.png, which is not there"
@@ -228,15 +228,15 @@ def test_links_to_nothing_in_a_folder_are_planned_so_that_they_are_told(photos: 
 
 def test_outputs_below_the_input_are_no_inputs(photos: Path) -> None:
     out = photos / "clean"
-    first = plan([str(photos)], out)
+    first = plan_files([str(photos)], out)
     for job in first:
         save(job.output)
-    assert plan([str(photos)], out) == first
+    assert plan_files([str(photos)], out) == first
 
 
 def test_a_single_file_may_go_to_a_file(photos: Path, tmp_path: Path) -> None:
     job = Job(input=photos / "b.jpg", output=tmp_path / "new" / "x.JPEG")
-    assert plan([str(photos / "b.jpg")], job.output) == (job,)
+    assert plan_files([str(photos / "b.jpg")], job.output) == (job,)
 
 
 @pytest.mark.parametrize(
@@ -265,14 +265,14 @@ def test_what_does_not_go_together_is_told(
     save(Path("other/d.png"))
     Path("other/empty").mkdir()
     with pytest.raises(PlanError, match=message):
-        plan(inputs, Path(out))
+        plan_files(inputs, Path(out))
 
 
 def test_a_link_to_an_input_is_not_written_to(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").symlink_to(photos / "a.png")
     with pytest.raises(PlanError, match="must not be an input"):
-        plan([str(photos / "a.png")], tmp_path / "out")
+        plan_files([str(photos / "a.png")], tmp_path / "out")
 
 
 def test_a_file_is_restored_as_an_array_is(tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ class Batch:
         return ImageDenoiser(network(1), "small")
 
     def run(self, model: str = "models:/dae/1", *, overwrite: bool = False) -> dict[str, str]:
-        jobs = file_plan.plan([str(self.folder)], self.out)
+        jobs = files.plan_files([str(self.folder)], self.out)
         outcomes = resume.denoise_unfinished(jobs, self.out, model, self.load, overwrite=overwrite)
         return {o.input.name: "skipped" if o.skipped else "failed" if o.error else "done" for o in outcomes}
 

@@ -9,8 +9,8 @@ import pytest
 from dae.config.schema import ModelConfig
 from dae.inference import global_features
 from dae.inference.denoiser import ImageDenoiser
-from dae.networks import build
-from dae.noise.kinds import Images
+from dae.networks import autoencoder, build
+from dae.schemas import Images
 
 RNG = np.random.default_rng(0)
 
@@ -68,5 +68,5 @@ def test_a_model_can_be_saved_after_it_was_put_to_tiles(tmp_path: object) -> Non
 
 
 def test_a_network_without_global_pooling_has_none() -> None:
-    assert not global_features.pools(build.article())
+    assert not global_features.pools(autoencoder.article())
     assert global_features.pools(network())

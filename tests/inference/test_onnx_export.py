@@ -16,9 +16,10 @@ from dae.cli import app
 from dae.config.schema import ModelConfig, PipelineConfig
 from dae.inference import onnx_export
 from dae.inference.onnx_export import ExportError
-from dae.networks import build
+from dae.networks import autoencoder, build
 from dae.tracking import log_model, models, runs
-from dae.tracking.client import connect, open_run
+from dae.tracking.client import connect
+from dae.tracking.runs import open_run
 
 SHAPES = [(1, 28, 28), (7, 28, 28), (1, 8, 9), (3, 37, 53), (2, 64, 20)]
 
@@ -57,7 +58,7 @@ def test_the_file_gives_what_keras_gives_for_any_number_and_size_of_images(tmp_p
 
 @pytest.mark.slow
 def test_the_articles_network_is_exported_for_its_own_size(tmp_path: Path) -> None:
-    model = build.article()
+    model = autoencoder.article()
     made = onnx_export.to_onnx(model, tmp_path / "article.onnx")
     assert made.shapes == ((1, 28, 28, 1), (8, 28, 28, 1))
     noisy = np.random.default_rng(1).random((3, 28, 28, 1), np.float32)
@@ -135,7 +136,7 @@ def test_a_model_is_found_by_alias_version_uri_run_and_file(tmp_path: Path) -> N
     facts = {prop.key: prop.value for prop in onnx.load(made.path).metadata_props}
     assert facts["model"] == "models:/dae/1"
     assert facts["run_id"] == run_id
-    assert facts["git_commit"] == runs.git_commit(run_id)
+    assert facts["git_commit"] == runs.read_git_commit(run_id)
     assert "unclipped" in facts["input"]
 
     model.save(tmp_path / "saved.keras")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dae.config.schema import ModelConfig
 from dae.inference import tiling
 from dae.networks import build
-from dae.noise.kinds import Images
+from dae.schemas import Images
 
 
 def restored(apply: tiling.Apply, image: Images, tile: int, overlap: int | None = None) -> Images:

@@ -23,8 +23,9 @@ from dae.cli import app
 from dae.config.schema import PipelineConfig, TrackingConfig
 from dae.maintenance import orphaned_runs
 from dae.tracking import provenance
-from dae.tracking.client import FLOW_RUN, PROCESS, connect, experiment_id, log_metrics, open_run
-from dae.tracking.runs import resumable
+from dae.tracking.client import FLOW_RUN, PROCESS, connect, experiment_id
+from dae.tracking.run_logging import log_metrics
+from dae.tracking.runs import open_run, read_resumable_config
 from flows.close_orphaned_runs import sweep
 
 ELSEWHERE = json.dumps({"host": "elsewhere.example", "pid": 1, "began": 1.0})
@@ -139,7 +140,7 @@ def test_a_run_that_was_closed_keeps_what_it_has_and_can_be_resumed(ended: str) 
     assert orphaned_runs.close(found, "its process is gone")
     assert status(run_id) == ("KILLED", "its process is gone")
     assert client.get_run(run_id).data.metrics["val_mse"] == 0.5
-    assert resumable(run_id[:8]).tracking.resume == run_id
+    assert read_resumable_config(run_id[:8]).tracking.resume == run_id
     resumed = config.model_copy(update={"tracking": TrackingConfig(resume=run_id)})
     with open_run(resumed, "again"):
         assert [run.alive for run in orphaned_runs.running()] == [True]

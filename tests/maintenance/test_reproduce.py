@@ -26,11 +26,14 @@ from dae.config.schema import ConfigError, PipelineConfig
 from dae.data import datasets
 from dae.data.arrays import DataError
 from dae.maintenance import compare_runs, reproduce, rerun
+from dae.maintenance.compare_runs import environment_differences
 from dae.maintenance.rerun import Code, RetrainingError
 from dae.promotion import registry
 from dae.schemas import ImageSets
-from dae.tracking.client import TrackingError, connect, experiment_id, log_metrics, open_run, set_tags
-from dae.tracking.recorded import differences, find, read
+from dae.tracking import runs
+from dae.tracking.client import TrackingError, connect, experiment_id
+from dae.tracking.run_logging import log_metrics, set_tags
+from dae.tracking.runs import find_run, open_run, read_run
 
 ROOT = Path(__file__).parents[2]
 TINY = ["data.limit=300", "data.validation=60", "data.test_limit=120", "train.epochs=1", "model.width=8"]
@@ -88,7 +91,7 @@ def test_a_score_that_one_side_lacks_does_not_agree() -> None:
 def test_scores_are_the_errors_of_the_model_not_its_curve_nor_those_of_doing_nothing() -> None:
     kept = {"best_val_mse", "test_mse", "val_mse_poisson", "test_mse_poisson"}
     others = {"val_mse", "val_mse_nothing", "test_mse_poisson_nothing", "test_psnr", "train_loss", "seconds_train"}
-    assert compare_runs.scores(dict.fromkeys(kept | others, 0.1)).keys() == kept
+    assert runs.model_errors(dict.fromkeys(kept | others, 0.1)).keys() == kept
 
 
 @pytest.mark.parametrize("tolerance", [-0.01, NAN, math.inf])
@@ -392,7 +395,7 @@ def test_other_images_are_refused_before_any_training_naming_both_digests(home: 
 @pytest.mark.usefixtures("mlflow_store")
 def test_the_same_pixels_under_another_digest_are_the_same_images(home: Path) -> None:
     given = config(home)
-    run = read(trained(given))
+    run = read_run(trained(given))
     found = datasets.ingest(given.data)
     pixels = {split: getattr(found, split).sha256 for split in ("train", "validation", "test")}
     renamed = run.model_copy(update={"digests": {"data_digest": "0" * 64}, "pixels": pixels})
@@ -421,26 +424,26 @@ def test_only_a_finished_run_with_scores_is_reproduced(home: Path, second: dict[
 def test_a_run_is_found_by_the_beginning_of_its_id_if_there_is_one(home: Path) -> None:
     first, second = trained(config(home)), trained(config(home))
     shared = first[: next(place for place in range(32) if first[place] != second[place])]
-    assert find(first[: len(shared) + 1]) == find(first) == first
+    assert find_run(first[: len(shared) + 1]) == find_run(first) == first
     for reference, message in (("f" * 31, "no runs"), ("f" * 32, "no run"), ("dae@champion", "is named by its id")):
         with pytest.raises(TrackingError, match=message):
-            find(reference)
+            find_run(reference)
     if shared:
         with pytest.raises(TrackingError, match="2 runs"):
-            find(shared)
+            find_run(shared)
 
 
 @pytest.mark.usefixtures("mlflow_store")
 def test_what_was_different_then_is_told(home: Path) -> None:
-    run = read(trained(config(home)))
-    assert differences(run) == []
+    run = read_run(trained(config(home)))
+    assert environment_differences(run) == []
     other = run.model_copy(
         update={
             "packages": run.packages | {"keras": "2.0", "jax": "0.1", "torch": "1.0"},
             "machine": run.machine | {"cores": 1024},
         }
     )
-    notes = differences(other)
+    notes = environment_differences(other)
     assert any(note.startswith("keras was 2.0, is 3") for note in notes)
     assert any(note.startswith("cores was 1024, is ") for note in notes)
     assert not any("torch" in note for note in notes)

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from dae import storage
 from dae.cli import app
 from dae.config.schema import ConfigError, ModelConfig
-from dae.maintenance import cache, census, cleanup, retention
+from dae.maintenance import cleanup, inventory, retention
 from dae.maintenance.inventory import ACTIVE, Folder, Run, State, Version, What
 from dae.maintenance.retention import Wish
 from dae.networks import build
@@ -33,6 +33,8 @@ from dae.promotion import audit_log, history, registry
 from dae.promotion.history import Entry
 from dae.tracking import log_model, models
 from dae.tracking.client import connect, experiment_id
+from dae.tracking.runs import DIGESTS as DIGEST_TAGS
+from dae.tracking.runs import protect_run
 
 DAY = 86400.0
 NOW = 2_000_000_000.0
@@ -289,7 +291,7 @@ class World:
             model_id, uri = made.model_id, made.model_uri
         registry._ensure_model(name)
         run_tags = self.client.get_run(run_id).data.tags
-        digests = {key: run_tags[key] for key in census.DIGESTS if key in run_tags}
+        digests = {key: run_tags[key] for key in DIGEST_TAGS if key in run_tags}
         found = self.client.create_model_version(name, uri, run_id, tags=digests | tags, model_id=model_id)
         return str(found.version)
 
@@ -311,7 +313,7 @@ class World:
         return {run.info.run_id for run in found if "dae.ledger" not in run.data.tags}
 
     def folders(self) -> set[str]:
-        return {folder.path for folder in cache.folders()}
+        return {folder.path for folder in inventory.cached_folders()}
 
     def files(self) -> dict[str, tuple[int, int]]:
         found = [path for path in self.home.rglob("*") if "mlflow.db" not in path.name]
@@ -504,7 +506,7 @@ def test_what_became_needed_after_it_was_chosen_stays(world: World) -> None:
     assert items.keys() == {*runs, "images/a"}
     world.promote(versions[0])
     registry.point("dae", "mine", versions[1])
-    census.keep(runs[2], 1)
+    protect_run(runs[2], 1)
     os.utime(folder)
     assert [cleanup.remove(items[run_id], wish) for run_id in runs] == [False, False, False, True]
     assert not cleanup.remove(items["images/a"], wish)
@@ -558,15 +560,15 @@ def test_a_removal_that_was_cut_short_is_finished_by_the_next(
 
 def test_a_folder_that_is_used_while_it_is_moved_aside_is_put_back(world: World) -> None:
     folder = world.folder("images/a", 100)
-    looked_at = cache.again(Folder(what="images", path="images/a", used=0))
+    looked_at = inventory.reread_folder(Folder(what="images", path="images/a", used=0))
     assert looked_at is not None
     os.utime(folder)
-    assert not cache.remove(looked_at)
+    assert not inventory.remove_folder(looked_at)
     assert (folder / "manifest.json").is_file()
     assert [path.name for path in folder.parent.iterdir()] == ["a"]
-    looked_at = cache.again(looked_at)
+    looked_at = inventory.reread_folder(looked_at)
     assert looked_at is not None
-    assert cache.remove(looked_at)
+    assert inventory.remove_folder(looked_at)
     assert list(folder.parent.iterdir()) == []
 
 
@@ -583,7 +585,7 @@ def test_a_draft_is_as_young_as_what_was_written_into_it_last(world: World) -> N
     folder = world.folder("images/.a-xyz", 100)
     (folder / "pool.raw").write_bytes(b"")
     os.utime(folder, (1000, 1000))
-    (found,) = cache.folders()
+    (found,) = inventory.cached_folders()
     assert (found.what, found.used) == ("draft", (folder / "pool.raw").stat().st_mtime)
 
 

@@ -19,16 +19,17 @@ from dae.config.schema import DataConfig, ModelConfig, PipelineConfig
 from dae.data import datasets, noisy_datasets
 from dae.data.arrays import Block, DataError
 from dae.evaluation import scores as scores_module
-from dae.maintenance import cache
+from dae.maintenance import inventory
 from dae.monitoring import new_images, staleness
 from dae.monitoring.drift import Drift
 from dae.monitoring.staleness import Fired, Staleness, StalenessPolicy, check, decide
 from dae.networks.predict import denoiser
-from dae.promotion import registry, run_table
+from dae.promotion import registry, tables
 from dae.schemas import NoisySets, Scores, TrainedModel
 from dae.tracking import log_model, models, run_logging
-from dae.tracking.client import TrackingError, connect, open_run
+from dae.tracking.client import TrackingError, connect
 from dae.tracking.models import ModelError
+from dae.tracking.runs import open_run
 
 SIDE = 16
 CONFIG = PipelineConfig(
@@ -296,7 +297,7 @@ def test_what_was_in_the_cache_before_stays_as_it_was(home: Path, champion: str)
 
 def test_what_a_killed_check_leaves_is_a_draft_that_gc_knows(home: Path) -> None:
     with storage.scratch("staleness") as work:
-        found = cache.look(work, "noise")
+        found = inventory.read_folder(work, "noise")
     assert found
     assert found.what == "draft"
     assert not work.exists()
@@ -454,7 +455,7 @@ def test_the_last_retraining_is_found_among_other_checks_and_other_models(mlflow
 
 def test_checks_are_no_rows_of_the_table_of_runs(champion: str) -> None:
     staleness.record(found_with(FRESH, None), "fresh", None)
-    assert len(run_table.runs()) == 1
+    assert len(tables.read_runs()) == 1
 
 
 def test_a_check_and_what_follows_read_as_markdown() -> None:

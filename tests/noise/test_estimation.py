@@ -11,9 +11,11 @@ from PIL import Image
 from dae.config.schema import DataConfig, NoiseConfig
 from dae.data import datasets, noisy_datasets
 from dae.data.photographs import located
+from dae.inference import input_checks
 from dae.noise import estimation
-from dae.noise.kinds import Gaussian, Images, Noise, as_8bit
-from dae.schemas import Concern, NoisySet, TrainedOn
+from dae.noise.kinds import Gaussian, Noise, as_8bit
+from dae.schemas import Concern, Images, NoisySet, TrainedOn
+from dae.training import domain
 
 PHOTOGRAPHS = located((("chelsea.png", "coffee.png", "rocket.jpg"),))
 
@@ -30,7 +32,7 @@ def noisy(image: Images, variance: float) -> Images:
 
 def concerns(image: Images, trained: TrainedOn) -> list[Concern]:
     sample = [np.asarray(part, np.float32) for part in estimation.patches(image, trained.image_shape[:2])]
-    return estimation.concerns(sample, image.shape, float(image.max()), trained)
+    return input_checks.concerns(sample, image.shape, float(image.max()), trained)
 
 
 def said(image: Images, trained: TrainedOn) -> list[str]:
@@ -50,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedOn:
     """MNIST under the default noise."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAE_HOME", str(tmp_path_factory.mktemp("home")))
-        return estimation.trained_on(validation(NoiseConfig(file_share=0)))
+        return domain.measure_training_domain(validation(NoiseConfig(file_share=0)))
 
 
 @pytest.mark.parametrize("variance", [0.001, 0.01, 0.1])
@@ -65,7 +67,7 @@ def test_the_estimate_on_patches_of_a_photograph_is_that_of_the_whole(index: int
 @pytest.mark.parametrize("variance", [0.02, 0.1, 0.4])
 def test_the_estimate_on_mnist_and_on_photographs_agrees(variance: float) -> None:
     stored = validation(NoiseConfig(kinds=(Gaussian(variance=variance),), file_share=0))
-    found = estimation.trained_on(stored)
+    found = domain.measure_training_domain(stored)
     assert found.noise_sigma[0] < variance**0.5 < found.noise_sigma[1]
     for index in range(3):
         assert said(noisy(photograph(index), variance), found) == []
@@ -93,7 +95,7 @@ def test_nothing_is_said_of_images_as_they_were_trained_on(trained: TrainedOn, k
         assert sum(map(bool, told)) <= 0.03 * len(told)
     as_trained = trained.model_copy(update={"unclipped": False})
     assert sum(bool(said(image, as_trained)) for image in clipped) <= 0.03 * len(clipped)
-    assert estimation.concerns(list(images[:64]), (28, 28, 1), float(images.max()), trained) == []
+    assert input_checks.concerns(list(images[:64]), (28, 28, 1), float(images.max()), trained) == []
 
 
 def test_too_much_and_too_little_noise_is_told(trained: TrainedOn) -> None:
@@ -176,7 +178,7 @@ def test_one_noisy_digit_on_blank_paper_is_as_noisy_as_without(value: float) -> 
 
 
 def test_noise_too_strong_for_the_model_is_noticed_in_a_file_which_cuts_it_off() -> None:
-    usual = estimation.trained_on(validation(NoiseConfig()))
+    usual = domain.measure_training_domain(validation(NoiseConfig()))
     clean = noisy_datasets.read_block(validation(NoiseConfig()), slice(None))[1][:100]
     for variance, share in {0.1: 0.0, 0.5: 0.7, 1.0: 0.98}.items():
         files = as_8bit(Gaussian(variance=variance)(clean, np.random.default_rng(0)))
@@ -215,7 +217,7 @@ def test_other_channels_would_do_harm_unless_they_are_equal(trained: TrainedOn) 
     assert about(noisy(photograph(0), 0.02), trained)["channels"]
     three = np.repeat(grey, 3, axis=2)
     sample = [np.asarray(part, np.float32) for part in estimation.patches(three, (28, 28))]
-    said_of_grey = estimation.concerns(sample, three.shape, 1.0, trained, grey=True)
+    said_of_grey = input_checks.concerns(sample, three.shape, 1.0, trained, grey=True)
     assert "channels" not in {concern.about for concern in said_of_grey}
     assert about(grey, colour)["channels"]
 
@@ -240,7 +242,7 @@ def test_size_is_told_of_models_of_whole_images_alone(trained: TrainedOn) -> Non
 
 
 def test_bright_paper_is_told_to_a_model_of_bright_ink() -> None:
-    trained = estimation.trained_on(validation(NoiseConfig()))
+    trained = domain.measure_training_domain(validation(NoiseConfig()))
     stored = validation(NoiseConfig(seed=2))
     images, _, _ = noisy_datasets.read_block(stored, slice(None))
     clipped = np.clip(images, 0, 1)

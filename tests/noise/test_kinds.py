@@ -16,19 +16,10 @@ from pydantic import ValidationError
 from scipy import stats
 
 from dae.data import sources
-from dae.noise.kinds import (
-    Gaussian,
-    Images,
-    NoiseKind,
-    Poisson,
-    SaltAndPepper,
-    Speckle,
-    as_8bit,
-    corrupt,
-    groups,
-)
+from dae.noise.kinds import Gaussian, NoiseKind, Poisson, SaltAndPepper, Speckle, as_8bit, corrupt, groups
 from dae.noise.nonzero_pixels import LitPixels
 from dae.noise.strength import AmountRange, Range
+from dae.schemas import Images
 
 FOUR: tuple[NoiseKind, ...] = (Gaussian(), SaltAndPepper(), Poisson(), Speckle())
 EACH = pytest.mark.parametrize("kind", FOUR, ids=lambda kind: kind.kind)

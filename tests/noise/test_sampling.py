@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from dae.noise.kinds import Images, Poisson, shot_noise
+from dae.noise.kinds import Poisson, shot_noise
 from dae.noise.nonzero_pixels import LEVELS, LitPixels
 from dae.noise.sampling import COLUMNS, LARGEST_MEAN, PAIRS, alias_tables, poisson_of_levels, standard_normal, walker
+from dae.schemas import Images
 
 DRAWS = 400_000
 

@@ -23,8 +23,9 @@ from dae.promotion.evidence import Judge
 from dae.promotion.schemas import Candidate, Check, Verdict
 from dae.schemas import NoisySets
 from dae.tracking import log_model, models
-from dae.tracking.client import connect, open_run
+from dae.tracking.client import connect
 from dae.tracking.models import ModelError
+from dae.tracking.runs import open_run
 from tasks.ingest import ingest
 
 POLICY = GateConfig(max_val_mse=None, clean_input=None, beat_nothing=False, works=None)

@@ -8,8 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dae.config.schema import ChampionPolicy, GateConfig, WorksPolicy
+from dae.evaluation.bootstrap import PairedComparison, PairedDifference
 from dae.promotion import gate
-from dae.promotion.schemas import Compared, Comparison, Evidence, Opponent, Rival, Trial, Verdict
+from dae.promotion.schemas import Evidence, Opponent, Rival, Trial, Verdict
 from dae.schemas import CleanInput, Quality, Scores, SplitScores
 
 KINDS = ("gaussian", "salt_and_pepper", "poisson", "speckle")
@@ -66,14 +67,14 @@ def judge(
     return gate.judge(Evidence(scores=scores, opponent=opponent, trial=trial, rivals=rivals), policy)
 
 
-def compared(low: float, high: float, challenger: float = 0.004, champion: float = 0.004) -> Compared:
-    return Compared(challenger=challenger, champion=champion, low=low, high=high, count=100)
+def compared(low: float, high: float, challenger: float = 0.004, champion: float = 0.004) -> PairedDifference:
+    return PairedDifference(challenger=challenger, champion=champion, low=low, high=high, count=100)
 
 
-def against(pooled: Compared, per_kind: dict[str, Compared] | None = None) -> Opponent:
+def against(pooled: PairedDifference, per_kind: dict[str, PairedDifference] | None = None) -> Opponent:
     """Return a champion, version 7, that is met with these differences; equal on every kind if nothing else is said."""
     kinds = dict.fromkeys(KINDS, compared(0, 0)) if per_kind is None else per_kind
-    return Opponent(version="7", comparison=Comparison(confidence=0.95, pooled=pooled, per_kind=kinds))
+    return Opponent(version="7", comparison=PairedComparison(confidence=0.95, pooled=pooled, per_kind=kinds))
 
 
 def failed(verdict: Verdict) -> list[str]:
@@ -334,20 +335,20 @@ def test_a_classical_method_that_was_asked_for_must_be_beaten(rivals: tuple[Riva
     assert judge(scored(), GateConfig(), rivals=rivals).promoted
 
 
-def compared_by(values: st.SearchStrategy[float]) -> st.SearchStrategy[Compared]:
-    return st.builds(Compared, challenger=values, champion=values, low=values, high=values, count=st.just(100))
+def compared_by(values: st.SearchStrategy[float]) -> st.SearchStrategy[PairedDifference]:
+    return st.builds(PairedDifference, challenger=values, champion=values, low=values, high=values, count=st.just(100))
 
 
 def opponents(values: st.SearchStrategy[float]) -> st.SearchStrategy[Opponent]:
     met = st.builds(
-        Comparison, confidence=st.just(0.95), pooled=compared_by(values), per_kind=by_kind_of(compared_by(values))
+        PairedComparison, confidence=st.just(0.95), pooled=compared_by(values), per_kind=by_kind_of(compared_by(values))
     )
     return st.just(Opponent()) | st.builds(
         Opponent, version=st.just("7"), comparison=st.none() | met, trouble=st.none() | st.just("gone")
     )
 
 
-def by_kind_of(values: st.SearchStrategy[Compared]) -> st.SearchStrategy[dict[str, Compared]]:
+def by_kind_of(values: st.SearchStrategy[PairedDifference]) -> st.SearchStrategy[dict[str, PairedDifference]]:
     return st.dictionaries(st.sampled_from(KINDS), values)
 
 
@@ -434,7 +435,7 @@ def test_no_verdict_passes_with_one_score_that_is_not_finite(path: str, policy: 
     assert verdict.promoted == (not looked_at(path, policy))
 
 
-def lower(found: Compared, gain: float) -> Compared:
+def lower(found: PairedDifference, gain: float) -> PairedDifference:
     return found.model_copy(update={"low": found.low - gain, "high": found.high - gain})
 
 

@@ -14,7 +14,8 @@ from dae.networks import build
 from dae.promotion import registry
 from dae.promotion.schemas import Candidate
 from dae.tracking import log_model, models
-from dae.tracking.client import connect, open_run
+from dae.tracking.client import connect
+from dae.tracking.runs import open_run
 
 Register = Callable[..., Candidate]
 

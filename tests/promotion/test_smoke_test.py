@@ -13,7 +13,7 @@ import pytest
 
 from dae import storage
 from dae.config.schema import ModelConfig, WorksPolicy
-from dae.networks import build
+from dae.networks import autoencoder, build
 from dae.promotion import gate, registry, smoke_test
 from dae.promotion.schemas import Candidate, Trial
 from dae.tracking import models
@@ -100,7 +100,7 @@ def test_other_weights_give_other_outputs(folder: Path) -> None:
 
 
 def test_a_network_of_one_size_says_so(folder: Path) -> None:
-    model = build.article()
+    model = autoencoder.article()
     noisy = np.random.default_rng(0).random((2, 28, 28, 1), np.float32)
     model.save(folder / storage.MODEL)
     np.savez(folder / storage.REFERENCE, noisy=noisy, restored=model.predict_on_batch(noisy))

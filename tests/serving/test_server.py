@@ -36,7 +36,8 @@ from dae.config.schema import ModelConfig, PipelineConfig
 from dae.networks import build
 from dae.serving import errors, middleware
 from dae.tracking import log_model
-from dae.tracking.client import connect, open_run
+from dae.tracking.client import connect
+from dae.tracking.runs import open_run
 
 pytestmark = pytest.mark.slow
 

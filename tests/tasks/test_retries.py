@@ -22,8 +22,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from dae.config.schema import ConfigError
 from dae.data.arrays import DataError
-from dae.tracking.client import TrackingError
-from dae.tracking.transient import transient
+from dae.tracking.client import TrackingError, is_transient
 from tasks.assess import assess
 from tasks.corrupt import corrupt
 from tasks.evaluate import evaluate
@@ -55,7 +54,7 @@ from tasks.train import train
     ids=repr,
 )
 def test_what_may_be_gone_next_time_is_transient(error: Exception) -> None:
-    assert transient(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_what_may_be_gone_next_time_is_transient(error: Exception) -> None:
     ids=repr,
 )
 def test_what_would_be_wrong_again_is_not(error: BaseException) -> None:
-    assert not transient(error)
+    assert not is_transient(error)
 
 
 def attempts(*errors: Exception) -> tuple[int, Any]:

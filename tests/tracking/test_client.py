@@ -14,9 +14,11 @@ import pytest
 
 from dae.config import loading
 from dae.config.schema import PipelineConfig
-from dae.promotion import registry, run_table
+from dae.promotion import registry, tables
 from dae.tracking import runs
-from dae.tracking.client import FLOW_RUN, TrackingError, connect, experiment_id, log_epoch, open_run
+from dae.tracking.client import FLOW_RUN, TrackingError, connect, experiment_id
+from dae.tracking.run_logging import log_epoch
+from dae.tracking.runs import open_run
 from flows.train import train_denoiser
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
@@ -44,7 +46,7 @@ def test_the_flow_records_and_registers_on_an_mlflow_server(mlflow_server: str, 
     result = train_denoiser(loading.load(SMOKE, TINY))
     assert registry.champion("dae-smoke") == result.version.version == "1"
     assert mlflow.get_tracking_uri() == mlflow_server
-    (record,) = run_table.records(run_table.runs("smoke"))
+    (record,) = tables.as_records(tables.read_runs("smoke"))
     assert (record["run_id"], record["status"], record["model_version"]) == (result.run_id, "FINISHED", "1")
     assert list((home / "served").rglob("model.keras"))
     assert not (home / "mlruns").exists()
@@ -55,7 +57,7 @@ def test_a_new_store_can_be_made_by_several_processes_at_once(home: Path) -> Non
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         ids = set(pool.map(_new_run, [str(home)] * 2))
     assert len(ids) == 2
-    assert len(run_table.runs()) == 2
+    assert len(tables.read_runs()) == 2
 
 
 def _new_run(home: str) -> str:
@@ -112,4 +114,4 @@ def test_a_run_without_a_configuration_cannot_be_resumed() -> None:
     client = connect()
     run_id = client.create_run(experiment_id(client, "other")).info.run_id
     with pytest.raises(TrackingError, match=r"holds no config\.yaml"):
-        runs.config_of(run_id)
+        runs.read_config(run_id)

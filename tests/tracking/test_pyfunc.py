@@ -24,11 +24,12 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from dae.config.schema import MIN_SIDE, ModelConfig, PipelineConfig
-from dae.networks import build
+from dae.networks import autoencoder, build
 from dae.schemas import TrainedOn
 from dae.tracking import log_model, pyfunc
-from dae.tracking.client import connect, open_run, store_uri
+from dae.tracking.client import connect, store_uri
 from dae.tracking.pyfunc import ScoringError, Service
+from dae.tracking.runs import open_run
 
 RNG = np.random.default_rng(0)
 GREY = RNG.normal(0.5, 0.4, (12, 15)).astype(np.float32)
@@ -245,7 +246,7 @@ def test_a_file_with_too_many_pixels_is_refused_by_its_header(
 
 def test_a_model_of_one_size_says_which() -> None:
     with pytest.raises(ScoringError, match="takes images of 28x28, received 12x15x1"):
-        Service(build.article()).predict(GREY)
+        Service(autoencoder.article()).predict(GREY)
 
 
 def test_the_limits_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dae.data.arrays import DataError
-from dae.data.formats.base import Described, ImageError, Pixels, Restore, as_stack, readable, with_alpha_kept
+from dae.data.arrays import DataError, ImageError, Pixels, as_stack
+from dae.data.formats.base import Described, Restore, readable, with_alpha_kept
 from dae.networks.predict import batch_size
 
 

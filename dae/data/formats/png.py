@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dae.data.arrays import DataError
-from dae.data.formats.base import Described, Pixels, Restore, page_restored, readable
+from dae.data.arrays import DataError, Pixels
+from dae.data.formats.base import Described, Restore, page_restored, readable
 
 LEVEL = 3
 """Of compression: a quarter of the time that the default takes, for a file 5 % larger."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dae.data.arrays import DataError
-from dae.data.formats.base import Described, Pixels, Restore, page_restored, readable
+from dae.data.arrays import DataError, Pixels
+from dae.data.formats.base import Described, Restore, page_restored, readable
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage

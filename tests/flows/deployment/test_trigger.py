@@ -45,10 +45,11 @@ from dae.config import loading
 from dae.config.schema import ConfigError, PipelineConfig
 from dae.monitoring import staleness
 from dae.monitoring.staleness import Staleness
+from dae.promotion import reports
 from dae.promotion.reports import Ending
 from dae.promotion.schemas import PipelineResult
-from dae.tracking import runs
-from dae.tracking.client import connect, open_run
+from dae.tracking.client import connect
+from dae.tracking.runs import open_run
 from flows.close_orphaned_runs import sweep
 from flows.deployment import trigger
 from flows.deployment.apply import DeploymentError
@@ -422,7 +423,7 @@ def recorded(run: FlowRun, result: Callable[[str], PipelineResult] | None = None
     """Leave in MLflow what a training run does, with a result if it came to one; return the run's id."""
     with open_run(PipelineConfig.model_validate(run.parameters["config"]), str(run.id)) as run_id:
         if result is not None:
-            runs.log_result(result(run_id))
+            reports.log_result(result(run_id))
     return run_id
 
 
