@@ -23,20 +23,20 @@ from pathlib import Path
 import numpy as np
 from dae import runtime
 runtime.import_keras()
-from dae.networks.build import build
+from dae.networks.build import build_network
 from dae.config.schema import ModelConfig
 from dae.inference.denoiser import ImageDenoiser
-from dae.networks.predict import denoiser
+from dae.networks.predict import make_denoiser
 
 height, way = int(sys.argv[1]), sys.argv[2]
-model = build(ModelConfig(), (28, 28, 3))
+model = build_network(ModelConfig(), (28, 28, 3))
 tile = np.random.default_rng(0).integers(0, 256, (512, 500, 3), np.uint8)
 image = np.tile(tile, (-(-height // 512), 16, 1))[:height]
 if way == "tiles":
     work = ImageDenoiser(model, "default")
     work(image[:512])
 else:
-    restore = denoiser(model, 1)
+    restore = make_denoiser(model, 1)
     work = lambda image: np.rint(255 * np.clip(restore(image[None] / np.float32(255)), 0, 1)).astype(np.uint8)
     work(image[:64])
 started = time.perf_counter()

@@ -22,7 +22,7 @@ from dae.config.schema import DataConfig, ModelConfig, NoiseConfig
 from dae.data import datasets
 from dae.inference import onnx_export
 from dae.networks import autoencoder, build
-from dae.networks.predict import BATCH, denoiser
+from dae.networks.predict import BATCH, make_denoiser
 from dae.noise.kinds import corrupt
 from dae.schemas import Images
 
@@ -40,15 +40,15 @@ def runs() -> dict[str, Run]:
     """
 
     def ours() -> Any:
-        return build.build(ModelConfig(), (28, 28, 1))
+        return build.build_network(ModelConfig(), (28, 28, 1))
 
     return {
-        "ours, batches": denoiser(ours()),
-        "article, batches": functools.partial(autoencoder.article().predict, batch_size=BATCH, verbose=0),
+        "ours, batches": make_denoiser(ours()),
+        "article, batches": functools.partial(autoencoder.build_autoencoder().predict, batch_size=BATCH, verbose=0),
         "ours": ours().predict_on_batch,
-        "article": autoencoder.article().predict_on_batch,
+        "article": autoencoder.build_autoencoder().predict_on_batch,
         "ours, onnx": _onnx(ours()),
-        "article, onnx": _onnx(autoencoder.article()),
+        "article, onnx": _onnx(autoencoder.build_autoencoder()),
     }
 
 
@@ -56,7 +56,7 @@ def _onnx(model: Any) -> Run:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
-        made = onnx_export.to_onnx(model, Path(folder) / "model.onnx")
+        made = onnx_export.write_onnx(model, Path(folder) / "model.onnx")
         session = onnxruntime.InferenceSession(made.path, providers=["CPUExecutionProvider"])
 
     def run(noisy: Images) -> None:
@@ -69,7 +69,7 @@ def _onnx(model: Any) -> Run:
 def noisy_images() -> Images:
     """Return noisy test images of MNIST."""
     clean = np.load(datasets.ingest(DataConfig()).test.path)[:COUNT].astype(np.float32) / np.float32(255)
-    return corrupt(clean, NoiseConfig().kinds, random_streams.stream(0, "bench"))[0]
+    return corrupt(clean, NoiseConfig().kinds, random_streams.make_stream(0, "bench"))[0]
 
 
 def throughput(ways: dict[str, Run], noisy: Images) -> list[Row]:

@@ -65,10 +65,10 @@ def batched(pixels: NDArray[np.uint8], kinds: tuple[int, ...], workers: int) -> 
     def draw(part: tuple[int, slice]) -> None:
         clean = pixels[part[1]].astype(np.float32)
         clean /= np.float32(255)
-        corrupt(clean, [KINDS[kind] for kind in kinds], random_streams.stream(0, "bench", part[0]))
+        corrupt(clean, [KINDS[kind] for kind in kinds], random_streams.make_stream(0, "bench", part[0]))
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(draw, datasets.blocks(len(pixels), pixels.shape[1:])))
+        list(pool.map(draw, datasets.iterate_blocks(len(pixels), pixels.shape[1:])))
 
 
 def measure() -> list[Row]:

@@ -35,7 +35,7 @@ def part(name):
     started = time.perf_counter()
 
 from flows.deployment import local_server
-url = local_server.start()()
+url = local_server.start_server()()
 part("start-up of Prefect's server")
 import prefect
 part("import of Prefect")
@@ -61,7 +61,7 @@ with temporary_settings({PREFECT_API_URL: url}):
 
 import numpy as np
 from dae.evaluation import figures
-from dae.networks.build import build
+from dae.networks.build import build_network
 from dae.config.schema import ModelConfig, PipelineConfig
 config = PipelineConfig()
 started = time.perf_counter()
@@ -70,12 +70,12 @@ with open_run(config, "none") as run_id:
     for epoch, row in enumerate(rows):
         log_epoch(run_id, epoch, row)
     for name in ("loss_curves", *"abcdefg"):
-        log_figure(run_id, figures.loss_curves(rows, 0.0069), name)
+        log_figure(run_id, figures.plot_loss_curves(rows, 0.0069), name)
 part("tracking: a run of eight epochs and eight figures")
-model = build(ModelConfig(), (28, 28, 1))
+model = build_network(ModelConfig(), (28, 28, 1))
 model.compile("adam", "mse")
 started = time.perf_counter()
-log_model.log(run_id, model, np.zeros((2, 28, 28, 1), np.float32), "dae")
+log_model.log_model(run_id, model, np.zeros((2, 28, 28, 1), np.float32), "dae")
 part("model logging")
 print(json.dumps(took))
 """

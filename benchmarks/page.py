@@ -59,7 +59,7 @@ def write(modules: dict[str, ModuleType], docs: Path = DOCS) -> None:
         text.append(f"{kept[name]['machine']}; {kept[name]['when']}; `make bench ARGS={name}`.\n\n")
         text += [f"| {' | '.join(line)} |\n" for line in (HEADER, ["---"] * len(HEADER), *map(_cells, rows))]
     storage.write_text(docs / "benchmarks.md", "".join(text))
-    figures.save(picture(parts), docs / "benchmarks.png")
+    figures.save_figure(picture(parts), docs / "benchmarks.png")
 
 
 def picture(parts: dict[str, list[Row]]) -> Figure:
@@ -114,7 +114,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _machine() -> str:
-    machine = provenance.machine()
+    machine = provenance.describe_machine()
     return f"{os.cpu_count()} cores of {_processor()}, {machine['system']}, Python {platform.python_version()}"
 
 

@@ -30,9 +30,9 @@ from pathlib import Path
 import keras
 from dae.data import noisy_datasets, datasets
 from dae.evaluation import scores, metrics
-from dae.networks.build import build
+from dae.networks.build import build_network
 from dae.config.schema import DataConfig, ModelConfig, NoiseConfig
-from dae.networks.predict import denoiser
+from dae.networks.predict import make_denoiser
 
 source, validation, test, stage = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 config = DataConfig(source=source, validation=validation, test=test)
@@ -50,11 +50,11 @@ if stage == "nothing":
 started = time.perf_counter()
 images = datasets.ingest(config)
 if stage != "ingest":
-    noisy_datasets.fresh(images.train, slice(64), NoiseConfig(), 0, 0, 0)
+    noisy_datasets.draw_fresh(images.train, slice(64), NoiseConfig(), 0, 0, 0)
     started = time.perf_counter()
     noisy = noisy_datasets.corrupt_sets(images, NoiseConfig(training="frozen"))
 if stage == "evaluate":
-    denoise = denoiser(build(ModelConfig(), images.train.shape))
+    denoise = make_denoiser(build_network(ModelConfig(), images.train.shape))
     damaged, clean, _ = noisy_datasets.read_block(noisy.test, slice(8))
     metrics.ssim(denoise(damaged), clean)
     started = time.perf_counter()

@@ -46,8 +46,8 @@ from dae.networks import build
 from dae.tracking import log_model, client as client_module
 from dae.config.schema import ModelConfig, PipelineConfig
 with open_run(PipelineConfig(), "none") as run_id:
-    model = build.build(ModelConfig(), (28, 28, 1))
-    log_model.log(run_id, model, np.zeros((2, 28, 28, 1), np.float32), "dae")
+    model = build.build_network(ModelConfig(), (28, 28, 1))
+    log_model.log_model(run_id, model, np.zeros((2, 28, 28, 1), np.float32), "dae")
 print(run_id)
 """
 
@@ -137,7 +137,7 @@ def _figures(waits: Sequence[float], whole: float) -> tuple[float, ...]:
 
 def measure() -> list[Row]:
     """Ask in both forms, with every number of clients in turn, several times over."""
-    alone = pyfunc.Service(build.build(ModelConfig(), (28, 28, 1)))
+    alone = pyfunc.Service(build.build_network(ModelConfig(), (28, 28, 1)))
     found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as port:
         asking = forms()

@@ -41,7 +41,7 @@ def measure() -> list[Row]:
         config = loading.load(CONFIGS / f"{name}.yaml")
         images = datasets.ingest(config.data)
         fresh = fit.NoisyBatches(config, images, noisy_datasets.corrupt_sets(images, config.noise))
-        model = fit.compiled(config, images)
+        model = fit.compile_model(config, images)
         _step(model, fresh, 3)
         timed = [(_step(model, fresh, STEPS), _step(model, SameBatch(fresh[0]), STEPS)) for _ in range(REPEATS)]
         drawn, repeated = zip(*timed, strict=True)

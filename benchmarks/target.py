@@ -59,11 +59,11 @@ def _quick(config: PipelineConfig, judged: NoisySet) -> tuple[float, float, floa
         model.fit(batches, steps_per_epoch=steps, initial_epoch=0, epochs=1, verbose=0, shuffle=False)
 
     batches = fit.NoisyBatches(config, images, noisy)
-    model = fit.compiled(config, images)
+    model = fit.compile_model(config, images)
     first = seconds(lambda: train(1))
-    model = fit.compiled(config, images)
+    model = fit.compile_model(config, images)
     taken = seconds(lambda: train(batches.steps))
-    error = fit.validation_mse(model, judged)
+    error = fit.compute_validation_mse(model, judged)
     if error > TARGET:
         raise SystemExit(f"seed {config.train.seed}: validation MSE {error:.5f} after {batches.steps} steps")
     return taken, first, error
@@ -72,12 +72,12 @@ def _quick(config: PipelineConfig, judged: NoisySet) -> tuple[float, float, floa
 def _article(config: PipelineConfig, judged: NoisySet, most: float) -> tuple[float, str]:
     images = datasets.ingest(config.data)
     batches = fit.NoisyBatches(config, images, noisy_datasets.corrupt_sets(images, config.noise))
-    model = fit.compiled(config, images)
+    model = fit.compile_model(config, images)
     taken, error, epoch = 0.0, float("inf"), 0
     while error > TARGET and taken < most:
         batches.first_epoch = epoch
         taken += seconds(lambda: model.fit(batches, steps_per_epoch=batches.steps, epochs=1, verbose=0, shuffle=False))
-        error = fit.validation_mse(model, judged)
+        error = fit.compute_validation_mse(model, judged)
         epoch += 1
         print(f"the article's model, epoch {epoch}: {error:.5f} after {taken:.0f} s", flush=True)
     return taken, f"{epoch} epochs" if error <= TARGET else f"still at {error:.5f} after {epoch} epochs"

@@ -36,4 +36,4 @@ def load(reference: str = "models:/dae@champion") -> ImageDenoiser:
     runtime.configure()  # before Keras is imported
     from dae.inference import files
 
-    return files.load(reference)
+    return files.load_denoiser(reference)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 
-def stream(seed: int, *names: str | int) -> np.random.Generator:
+def make_stream(seed: int, *names: str | int) -> np.random.Generator:
     """Return the generator of a named stream.
 
     Parameters
@@ -35,9 +35,9 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 
     Examples
     --------
-    >>> stream(7, "noise", 0).random() == stream(7, "noise", 0).random()
+    >>> make_stream(7, "noise", 0).random() == make_stream(7, "noise", 0).random()
     True
-    >>> stream(7, "noise", 0).random() == stream(7, "noise", 1).random()
+    >>> make_stream(7, "noise", 0).random() == make_stream(7, "noise", 1).random()
     False
     """
     if seed < 0:
@@ -47,7 +47,7 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, *words.tolist()])))
 
 
-def seeds(seed: int | None) -> Iterator[int | None]:
+def initializer_seeds(seed: int | None) -> Iterator[int | None]:
     """Yield a seed for each initializer of a network in turn, those Keras would take after `keras.utils.set_random_seed`.
 
     Keras takes them from Python's global random numbers. Threads of other libraries use those too, Prefect's at each ping of

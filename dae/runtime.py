@@ -45,7 +45,7 @@ TERMINAL = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_C
 
 
 @contextmanager
-def muted() -> Iterator[None]:
+def silence_stderr() -> Iterator[None]:
     """Turn the file descriptor of standard error away: C++ writes to it before, or whatever, log levels are set."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -59,7 +59,7 @@ def muted() -> Iterator[None]:
 
 def import_keras() -> None:
     """Import Keras, in a thread beside the start of Prefect's server, without TensorFlow's notices on standard error."""
-    with muted():
+    with silence_stderr():
         import keras  # noqa: F401
 
 
@@ -83,7 +83,7 @@ def prefect_home() -> Path:
     Its own default, ``~/.prefect``, is shared by all projects of a user, and the database there works with the newest Prefect
     among them alone.
     """
-    return storage.cache() / "prefect"
+    return storage.cache_folder() / "prefect"
 
 
 def _prefect_settings() -> dict[str, str]:

@@ -15,20 +15,20 @@ EIGHT_BIT = "_8bit"
 Images = NDArray[np.float32]
 
 
-class Frozen(BaseModel):
+class FrozenModel(BaseModel):
     """Immutable pydantic model that refuses keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def not_bool(value: Any) -> Any:
+def reject_bool(value: Any) -> Any:
     """Refuse true and false where a number is due: Python takes them for 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("must be a number")  # noqa: TRY004  (what pydantic turns into its own error)
     return value
 
 
-class ImageSet(Frozen):
+class ImageSet(FrozenModel):
     """One split of clean images, stored as a uint8 memory map.
 
     Attributes
@@ -52,7 +52,7 @@ class ImageSet(Frozen):
         return (self.height, self.width, self.channels)
 
 
-class ImageSets(Frozen):
+class ImageSets(FrozenModel):
     """What ingest makes: the three splits of one image source."""
 
     source: str
@@ -62,7 +62,7 @@ class ImageSets(Frozen):
     test: ImageSet
 
 
-class NoisySet(Frozen):
+class NoisySet(FrozenModel):
     """A split with its noise drawn once and stored.
 
     Attributes
@@ -84,7 +84,7 @@ class NoisySet(Frozen):
     sha256: str
 
 
-class NoisySets(Frozen):
+class NoisySets(FrozenModel):
     """What corrupt makes. `train` is None where training noise is fresh every epoch."""
 
     train: NoisySet | None
@@ -92,7 +92,7 @@ class NoisySets(Frozen):
     test: NoisySet
 
 
-class TrainedOn(Frozen):
+class TrainingDomain(FrozenModel):
     """What a model was trained on, stored with it, so that it can be told when other images are put to it.
 
     Attributes
@@ -122,7 +122,7 @@ class TrainedOn(Frozen):
     noise_sigma_within: tuple[float, float] | None = None
 
 
-class Concern(Frozen):
+class DomainWarning(FrozenModel):
     """How an image differs from what a model was made for, and what to do.
 
     Attributes
@@ -147,7 +147,7 @@ class Concern(Frozen):
         return f"{self.text}: {self.advice}"
 
 
-class TrainedModel(Frozen):
+class TrainedModel(FrozenModel):
     """The model that was logged, by its exact URI, and how its training went."""
 
     run_id: str
@@ -160,7 +160,7 @@ class TrainedModel(Frozen):
     seconds: float
 
 
-class Quality(Frozen):
+class Quality(FrozenModel):
     """Mean quality of a group of restored images: MSE in squared intensity, PSNR in decibels, SSIM in [-1, 1]."""
 
     mse: float
@@ -169,7 +169,7 @@ class Quality(Frozen):
     count: int
 
 
-def mean(groups: Sequence[Quality]) -> Quality:
+def pool_quality(groups: Sequence[Quality]) -> Quality:
     """Return the quality of several groups of images together; none of them is empty."""
     count = sum(group.count for group in groups)
 
@@ -179,7 +179,7 @@ def mean(groups: Sequence[Quality]) -> Quality:
     return Quality(mse=over_all("mse"), psnr=over_all("psnr"), ssim=over_all("ssim"), count=count)
 
 
-class SplitScores(Frozen):
+class SplitScores(FrozenModel):
     """Quality on one frozen noisy set, pooled and per noise kind, of the model and of doing nothing."""
 
     pooled: Quality
@@ -201,14 +201,14 @@ class SplitScores(Frozen):
             return {}
         return {
             form: (
-                mean([self.per_kind[kind] for kind in members]),
-                mean([self.per_kind_nothing[kind] for kind in members]),
+                pool_quality([self.per_kind[kind] for kind in members]),
+                pool_quality([self.per_kind_nothing[kind] for kind in members]),
             )
             for form, members in forms.items()
         }
 
 
-class CleanInput(Frozen):
+class CleanInput(FrozenModel):
     """By how much a model changes what it should leave alone: mean squared changes, in squared intensity.
 
     Attributes
@@ -232,7 +232,7 @@ class CleanInput(Frozen):
     own_output: float
 
 
-class Scores(Frozen):
+class Scores(FrozenModel):
     """What evaluate found for one logged model. `clean_input` is None in scores of before it was measured."""
 
     model_uri: str

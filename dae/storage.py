@@ -20,7 +20,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 """The folder the package lies in: that of the repository, in a checkout."""
 
 
-def home() -> Path:
+def project_home() -> Path:
     """Return the folder that holds ``mlruns/`` and ``.dae/``.
 
     ``$DAE_HOME`` if set; else the checkout the package runs from; else, for an installed wheel, the working directory.
@@ -30,14 +30,14 @@ def home() -> Path:
     return PACKAGE_ROOT if (PACKAGE_ROOT / "pyproject.toml").is_file() else Path.cwd()
 
 
-def located(path: str) -> Path:
+def resolve_path(path: str) -> Path:
     """Return a path that was given in a configuration; relative ones start at the project's folder."""
-    return home() / Path(path).expanduser()
+    return project_home() / Path(path).expanduser()
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """Return the folder of Prefect's files and checkpoints, and of image and noisy sets, which can be made again."""
-    return home() / ".dae"
+    return project_home() / ".dae"
 
 
 def file_sha256(path: Path) -> str:
@@ -49,7 +49,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def found(folder: Path) -> bool:
+def touch_if_exists(folder: Path) -> bool:
     """Tell whether a stored folder is there, and note that it is used now: its modification time is that of its last use."""
     try:
         os.utime(folder)
@@ -61,7 +61,7 @@ def found(folder: Path) -> bool:
 
 
 @contextmanager
-def publish(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` by one rename when the block ends well, and vanishes when it does not.
 
     If another process published `target` meanwhile, its folder is kept: the content is the same.
@@ -81,19 +81,19 @@ def publish(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch(name: str) -> Iterator[Path]:
+def scratch_folder(name: str) -> Iterator[Path]:
     """Yield a folder of the cache for what is not kept; it is gone when the block ends, however it does.
 
     It is called like a draft, which ``dae gc`` removes if this process is killed.
     """
-    parent = cache() / "noisy"
+    parent = cache_folder() / "noisy"
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=parent) as folder:
         yield Path(folder)
 
 
 @contextmanager
-def drafted(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield the path of a draft that becomes `path` when the block ends well, and vanishes when it does not.
 
     Drafts of the same file that killed processes of this machine left are removed. The draft's name is short, and does not
@@ -139,10 +139,10 @@ def _place(draft: Path, path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: readers see the old text or the new one."""
-    with drafted(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
-def discard(*parts: str) -> None:
+def delete_cached(*parts: str) -> None:
     """Delete a folder of the cache, if it is there."""
-    shutil.rmtree(cache().joinpath(*parts), ignore_errors=True)
+    shutil.rmtree(cache_folder().joinpath(*parts), ignore_errors=True)

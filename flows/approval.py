@@ -20,7 +20,7 @@ from prefect.states import Running
 from dae import command_lines
 from dae.config.schema import GateConfig
 from dae.promotion import reports
-from dae.promotion.schemas import Answer, Candidate, Outcome, Trial
+from dae.promotion.schemas import ApprovalAnswer, Candidate, DecisionEvent, SmokeTestResult
 from dae.schemas import NoisySets, Scores
 from dae.tracking import provenance
 from tasks.judge import judge
@@ -37,9 +37,9 @@ class Approval(RunInput):
     comment: str = ""
 
 
-def asked(
+def request_approval(
     candidate: Candidate, scores: Scores, noisy: NoisySets, policy: GateConfig
-) -> tuple[Answer | None, Trial | None]:
+) -> tuple[ApprovalAnswer | None, SmokeTestResult | None]:
     """Judge a version and wait until a person says whether it may be promoted; None where nothing is asked.
 
     Nobody is asked about a version that is refused anyway, or in a dry run.
@@ -54,20 +54,24 @@ def asked(
     verdict, trial = judge(candidate, scores, noisy, policy)
     if not (verdict.promoted or policy.force):
         return None, trial
-    question = reports.question(candidate, verdict, policy)
+    question = reports.approval_question(candidate, verdict, policy)
     logger.info("approve: %s", question)
     logger.info(
         "approve: waiting for %g hours; answer in Prefect's UI, or with:\n  PREFECT_API_URL=%s %s",
         policy.approval_hours,
         shlex.quote(str(PREFECT_API_URL.value())),
-        command_lines.dae(f"approve {flow_run.id} --yes"),
+        command_lines.dae_command(f"approve {flow_run.id} --yes"),
     )
     said = _wait(question, max(1, round(policy.approval_hours * 3600)))
-    event: Outcome = "promoted" if verdict.promoted else "forced"
+    event: DecisionEvent = "promoted" if verdict.promoted else "forced"
     if said is None:
-        return Answer(approved=None, who=provenance.actor(), event=event, champion=verdict.champion), trial
+        return ApprovalAnswer(
+            approved=None, who=provenance.current_actor(), event=event, champion=verdict.champion
+        ), trial
     who = said.who or "somebody unnamed"
-    return Answer(approved=said.approve, who=who, comment=said.comment, event=event, champion=verdict.champion), trial
+    return ApprovalAnswer(
+        approved=said.approve, who=who, comment=said.comment, event=event, champion=verdict.champion
+    ), trial
 
 
 def _wait(question: str, seconds: int) -> Approval | None:

@@ -16,13 +16,13 @@ from prefect.states import Completed
 from dae.config.schema import ConfigError, PipelineConfig
 from dae.monitoring import staleness
 from dae.monitoring.staleness import Staleness, StalenessPolicy
-from dae.schemas import Frozen
+from dae.schemas import FrozenModel
 from dae.tracking.client import connect
 from flows import run_control
 from tasks.assess import assess
 
 
-class StalenessResult(Frozen):
+class StalenessResult(FrozenModel):
     """What was found, what was done about it, and the flow run that was asked for."""
 
     staleness: Staleness
@@ -39,16 +39,18 @@ class StalenessResult(Frozen):
 )
 def retrain_if_stale(policy: StalenessPolicy = StalenessPolicy()) -> StalenessResult:  # noqa: B008  (frozen)
     """Score the champion as it is today, and ask for a retraining if it has drifted past the limit and none was of late."""
-    if (state := run_control.superseded()) is not None:
+    if (state := run_control.find_superseding_state()) is not None:
         return state  # type: ignore[return-value]  # Prefect takes it for how the run ended
     connect()
     config = _config(policy)
     found = assess(policy, UUID(str(flow_run.id)).int % 2**32)
-    outcome, reason = staleness.decide(found, staleness.last_retraining(policy.model_name), policy, time.time())
+    outcome, reason = staleness.decide_retraining(
+        found, staleness.last_retraining(policy.model_name), policy, time.time()
+    )
     retraining = _ask(policy, config, found) if outcome == "retrain" else None
-    staleness.record(found, outcome, str(flow_run.id))
+    staleness.log_staleness(found, outcome, str(flow_run.id))
     create_markdown_artifact(
-        staleness.markdown(found, outcome, reason), key="staleness", description=f"{outcome}: {reason}"
+        staleness.staleness_markdown(found, outcome, reason), key="staleness", description=f"{outcome}: {reason}"
     )
     result = StalenessResult(staleness=found, outcome=outcome, reason=reason, retraining=retraining)
     ended: Any = Completed(message=f"{outcome}: {reason}", data=result)
@@ -75,8 +77,8 @@ def _config(policy: StalenessPolicy) -> PipelineConfig:
 
 def _ask(policy: StalenessPolicy, config: PipelineConfig, found: Staleness) -> str:
     """Start the retraining, on the new images too where there are any; return the id of its flow run."""
-    also = policy.watch if found.images is not None else None
-    changed = config.model_copy(update={"data": config.data.model_copy(update={"also": also})})
+    extra_source = policy.watch if found.images is not None else None
+    changed = config.model_copy(update={"data": config.data.model_copy(update={"extra_source": extra_source})})
     asked: Any = run_deployment(
         policy.deployment,
         parameters={"config": changed.model_dump(mode="json")},

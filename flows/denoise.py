@@ -15,15 +15,15 @@ if __name__ == "__main__":
     from flows.deployment import local_server
 
     runtime.configure(terminal=True)  # the terminal is for one summary
-    api_url = local_server.start()  # both before Prefect is imported
+    api_url = local_server.start_server()  # both before Prefect is imported
 
 from prefect import flow, unmapped
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from dae.inference.files import CHAMPION, Concerns, Outcome
-from dae.schemas import Frozen
+from dae.inference.files import CHAMPION, FileResult, WarningLog
+from dae.schemas import FrozenModel
 from dae.tracking import models
 from dae.tracking.runs import protect_run
 from tasks.denoise import denoise
@@ -38,7 +38,7 @@ class FilesNotRestored(RuntimeError):  # noqa: N818  (an outcome of the flow, to
     """Some files could not be restored; the message names each, and all the others are done."""
 
 
-class DenoisedFolder(Frozen):
+class DenoisedFolder(FrozenModel):
     """How many files were restored, how many had been before, and by which model."""
 
     model: str
@@ -66,24 +66,24 @@ def denoise_folder(
     FilesNotRestored
         At the end, naming every file that could not be restored.
     """
-    located = None if model.endswith(".keras") else models.locate(model)
+    located = None if model.endswith(".keras") else models.locate_model(model)
     if located is not None:
         protect_run(located.run_id, KEPT_HOURS)  # from dae gc
-    reference = located.uri if located else models.resolve(model)
+    reference = located.uri if located else models.resolve_reference(model)
     jobs = plan_files([str(folder)], output)
     batches = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
     futures = denoise.map(batches, *map(unmapped, (output, reference, overwrite, anyway)))
     outcomes = [outcome for future in futures for outcome in future.result()]
     _warn(outcomes)
-    concerns = Concerns()
+    concerns = WarningLog()
     if errors := [error for outcome in outcomes if (error := concerns.error(outcome))]:
         raise FilesNotRestored(f"{len(errors)} of {len(jobs)} files were not restored:\n" + "\n".join(errors))
     skipped = Counter(outcome.skipped for outcome in outcomes)
     return DenoisedFolder(model=reference, restored=skipped[False], skipped=skipped[True])
 
 
-def _warn(outcomes: Sequence[Outcome]) -> None:
-    concerns = Concerns()
+def _warn(outcomes: Sequence[FileResult]) -> None:
+    concerns = WarningLog()
     for outcome in outcomes:
         for warning in concerns.new(outcome):
             logger.warning(warning)

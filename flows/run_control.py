@@ -53,7 +53,7 @@ def timeout_seconds() -> float | None:
     return hours * 3600
 
 
-def require_time(approval_hours: float | None) -> None:
+def require_approval_time(approval_hours: float | None) -> None:
     """Refuse to wait for a person where a run cannot: in a deployment, or longer than the run may take in all.
 
     Raises
@@ -74,7 +74,7 @@ def require_time(approval_hours: float | None) -> None:
         )
 
 
-def superseded() -> State[None] | None:
+def find_superseding_state() -> State[None] | None:
     """Return the state a run is to end in because a newer run of its schedule is due as well; None if it is to go on.
 
     After a downtime all the runs that were due meanwhile are started, the oldest first. Runs that somebody asked for are never

@@ -16,7 +16,7 @@ from prefect.states import Crashed
 from dae import storage
 from dae.config.schema import PipelineConfig
 from dae.promotion import reports
-from dae.promotion.promote import note_dry_run
+from dae.promotion.promote import tag_dry_run
 from dae.promotion.schemas import PipelineResult
 from dae.tracking import runs
 from dae.tracking.client import connect
@@ -41,11 +41,11 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     """Train a denoiser and promote it if the gate lets it pass.
 
     One flow run is one MLflow run of the same name; each is tagged with the other's id, and their final states agree. A
-    run that the gate refuses ends as completed, under the name ``Refused``.
+    run that the gate refuses ends as completed, under the name ``RequestRefused``.
     """
-    if (state := run_control.superseded()) is not None:
+    if (state := run_control.find_superseding_state()) is not None:
         return state  # type: ignore[return-value]  # Prefect takes it for how the run ended
-    run_control.require_time(config.gate.approval_hours)
+    run_control.require_approval_time(config.gate.approval_hours)
     seconds: dict[str, float] = {}
     if config.tracking.resume:
         _close(config.tracking.resume)
@@ -60,17 +60,17 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
             scores = evaluate(model, noisy)
         with _clock(seconds, "register"):
             candidate = register(config, images, noisy, model, scores)
-        answer, trial = approval.asked(candidate, scores, noisy, config.gate)
+        answer, trial = approval.request_approval(candidate, scores, noisy, config.gate)
         with _clock(seconds, "promote"):
             version = promote(candidate, scores, noisy, config.gate, answer, trial)
         if version.decision.dry_run:
-            note_dry_run(candidate, version.decision)
+            tag_dry_run(candidate, version.decision)
         log_metrics(run_id, {f"seconds_{stage}": value for stage, value in seconds.items()})
         result = PipelineResult(
             run_id=run_id, run_name=config.run_name, model=model, scores=scores, version=version, seconds=seconds
         )
         reports.log_result(result)
-        storage.discard("checkpoints", run_id)
+        storage.delete_cached("checkpoints", run_id)
     return run_control.final_state(result)
 
 

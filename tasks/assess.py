@@ -13,4 +13,4 @@ from tasks.retries import RETRIES
 @task(cache_policy=NO_CACHE, **RETRIES)
 def assess(policy: StalenessPolicy, seed: int) -> Staleness:
     """Score the champion and compare with what it scored when it was trained."""
-    return staleness.check(policy, seed)
+    return staleness.check_staleness(policy, seed)

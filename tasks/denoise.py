@@ -11,13 +11,13 @@ from prefect.cache_policies import NO_CACHE
 
 from dae.inference import files, resume
 from dae.inference.denoiser import ImageDenoiser
-from dae.inference.files import Job, Outcome
+from dae.inference.files import FileJob, FileResult
 
 _loading = threading.Lock()
 
 
 @task(cache_policy=NO_CACHE)
-def denoise(jobs: tuple[Job, ...], output: Path, model: str, overwrite: bool, anyway: bool) -> list[Outcome]:
+def denoise(jobs: tuple[FileJob, ...], output: Path, model: str, overwrite: bool, anyway: bool) -> list[FileResult]:
     """Restore files; a bad one is told in its outcome."""
     load = functools.partial(_model, model)
     outcomes = resume.denoise_unfinished(jobs, output, model, load, overwrite=overwrite, anyway=anyway)
@@ -35,4 +35,4 @@ def _model(reference: str) -> ImageDenoiser:
 @functools.lru_cache(maxsize=1)
 def _loaded(reference: str) -> ImageDenoiser:
     """Return a model, loaded once for all the batches of a process."""
-    return files.load(reference)
+    return files.load_denoiser(reference)

@@ -16,11 +16,11 @@ from tasks.retries import RETRIES
 @task(cache_policy=NO_CACHE, **RETRIES)
 def evaluate(model: TrainedModel, noisy: NoisySets) -> Scores:
     """Load the logged model by its URI and score it on the frozen sets."""
-    from dae.networks.predict import denoiser
+    from dae.networks.predict import make_denoiser
 
-    denoise = denoiser(models.load(model.model_uri))
+    denoise = make_denoiser(models.load_model(model.model_uri))
     scores, per_image = scores_module.evaluate(denoise, noisy, model.model_uri)
     run_logging.log_scores(model.run_id, scores)
-    for name, figure in figures.run_figures(denoise, noisy.test, per_image):
+    for name, figure in figures.plot_run(denoise, noisy.test, per_image):
         log_figure(model.run_id, figure, name)
     return scores

@@ -17,7 +17,7 @@ def ingest(config: PipelineConfig) -> ImageSets:
     if config.gate.beat_baselines:
         from dae.evaluation import baselines
 
-        baselines.require(config.gate.beat_baselines, config)
+        baselines.require_methods(config.gate.beat_baselines, config)
     images = datasets.ingest(config.data)
     config.model.require(images.train.shape)
     return images

@@ -7,16 +7,18 @@ from prefect.cache_policies import NO_CACHE
 
 from dae.config.schema import GateConfig
 from dae.promotion import history, promote
-from dae.promotion.schemas import Candidate, Trial, Verdict
+from dae.promotion.schemas import Candidate, GateResult, SmokeTestResult
 from dae.schemas import NoisySets, Scores
 
 
 @task(cache_policy=NO_CACHE)
-def judge(candidate: Candidate, scores: Scores, noisy: NoisySets, policy: GateConfig) -> tuple[Verdict, Trial | None]:
+def judge(
+    candidate: Candidate, scores: Scores, noisy: NoisySets, policy: GateConfig
+) -> tuple[GateResult, SmokeTestResult | None]:
     """Judge a version against the present champion, and return what it did as a version, too; nothing is written."""
-    from dae.promotion.evidence import Judge
+    from dae.promotion.evidence import CandidateEvaluator
 
-    entries = promote.settled(candidate.name, write=False)
-    found = Judge(candidate, scores, noisy, policy)
-    verdict = found(history.champion(entries))
-    return verdict, found.trial if policy.works is not None else None
+    entries = promote.reconcile(candidate.name, write=False)
+    found = CandidateEvaluator(candidate, scores, noisy, policy)
+    verdict = found(history.champion_after(entries))
+    return verdict, found.trial if policy.smoke_test is not None else None

@@ -17,9 +17,9 @@ from tasks.retries import RETRIES
 @task(cache_policy=NO_CACHE, **RETRIES)
 def score(candidate: Candidate, config: PipelineConfig) -> tuple[Scores, NoisySets]:
     """Draw, or find, the noisy images a version was validated on, check that they are those, and score it anew."""
-    from dae.networks.predict import denoiser
+    from dae.networks.predict import make_denoiser
 
     images = datasets.ingest(config.data)
     noisy = noisy_datasets.corrupt_sets(images, config.noise)
     runs.require_same_images(candidate.run_id, images, noisy)
-    return scores.evaluate(denoiser(models.load(candidate.model_uri)), noisy, candidate.model_uri)[0], noisy
+    return scores.evaluate(make_denoiser(models.load_model(candidate.model_uri)), noisy, candidate.model_uri)[0], noisy

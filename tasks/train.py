@@ -31,14 +31,14 @@ def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: s
         logger.info("epoch %d: training loss %.5f, validation MSE %.5f", epoch + 1, row["train_loss"], row["val_mse"])
 
     started = time.perf_counter()
-    folder = storage.cache() / "checkpoints" / run_id
-    model, history = fit.fit(config, images, noisy, folder, report)
+    folder = storage.cache_folder() / "checkpoints" / run_id
+    model, history = fit.fit_network(config, images, noisy, folder, report)
     seconds = time.perf_counter() - started
-    log_figure(run_id, figures.loss_curves(history, config.gate.max_val_mse), "loss_curves")
+    log_figure(run_id, figures.plot_loss_curves(history, config.gate.max_val_mse), "loss_curves")
     example = noisy_datasets.read_block(noisy.validation, slice(2))[0]
     windows = config.data.patch is not None or (config.noise.training == "fresh" and config.train.page_share > 0)
     trained_on = domain.measure_training_domain(noisy.validation, windows=windows)
-    model_id, model_uri = log_model.log(run_id, model, example, config.tracking.model_name, trained_on)
+    model_id, model_uri = log_model.log_model(run_id, model, example, config.tracking.model_name, trained_on)
     values = [row["val_mse"] for row in history]
     return TrainedModel(
         run_id=run_id,

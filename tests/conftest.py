@@ -23,7 +23,7 @@ from sqlalchemy.engine import Engine
 from dae import runtime
 from dae.config.schema import GateConfig, ModelConfig, PipelineConfig, TrackingConfig
 from dae.promotion import gate
-from dae.promotion.schemas import Candidate, Decision, Evidence, ModelVersion, PipelineResult
+from dae.promotion.schemas import Candidate, Decision, GateInputs, ModelVersion, PipelineResult
 from dae.schemas import CleanInput, ImageSet, NoisySet, NoisySets, Quality, Scores, SplitScores, TrainedModel
 
 prefect_home = tempfile.TemporaryDirectory(prefix="dae-prefect-")  # not the project's own; it goes with the process
@@ -166,9 +166,9 @@ def logged_once(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
         patch.setenv("DAE_HOME", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         with open_run(PipelineConfig(), "none") as run_id:
-            network = build.build(ModelConfig(width=4, deep_width=4), (8, 8, 1))
+            network = build.build_network(ModelConfig(width=4, deep_width=4), (8, 8, 1))
             example = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
-            model_id, uri = log_model.log(run_id, network, example, "dae")
+            model_id, uri = log_model.log_model(run_id, network, example, "dae")
     return folder / "mlruns" / "mlflow.db", TrainedModel(
         run_id=run_id,
         model_id=model_id,
@@ -233,8 +233,8 @@ def trained(prefect_server: None, migrated: Path, tmp_path_factory: pytest.TempP
     told = ["--summary", str(home / "summary.md"), "--junit", str(home / "junit.xml")]
     asked: tuple[tuple[tuple[str, ...], list[str]], ...] = (
         ((*TINY, "train.epochs=2"), []),
-        ((*TINY, "train.epochs=1", "gate.works=null", "gate.max_val_mse=0.000001"), told),
-        ((*TINY, "train.epochs=2", "gate.works=null"), []),
+        ((*TINY, "train.epochs=1", "gate.smoke_test=null", "gate.max_val_mse=0.000001"), told),
+        ((*TINY, "train.epochs=2", "gate.smoke_test=null"), []),
     )
     done = []
     with pytest.MonkeyPatch.context() as patch:
@@ -262,7 +262,7 @@ def make_result() -> Callable[..., PipelineResult]:
         scores = Scores(
             model_uri="models:/m-1", validation=split, test=split, images_per_second=1.0, clean_input=LEFT_ALONE
         )
-        verdict = gate.judge(Evidence(scores=scores), GateConfig(works=None, champion=None))
+        verdict = gate.evaluate_gate(GateInputs(scores=scores), GateConfig(smoke_test=None, champion=None))
         decision = Decision.model_validate({"event": verdict.word, "verdict": verdict, "who": "ada"} | decided)
         model = {"run_id": run_id, "model_id": "m-1", "model_uri": "models:/m-1", "epochs": 1, "best_epoch": 1}
         figures = {"best_val_mse": 0.1, "parameters": 1, "seconds": 1.0}

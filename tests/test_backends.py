@@ -73,7 +73,7 @@ def test_the_same_weights_restore_the_same_images_on_the_other_backend(tmp_path:
     restored = {}
     for config in NETWORKS:
         name = config.architecture
-        model = build.build(config, (28, 28, 1))
+        model = build.build_network(config, (28, 28, 1))
         model.set_weights([rng.normal(0, 0.05, weight.shape).astype(np.float32) for weight in model.get_weights()])
         noisy = rng.normal(0.5, 0.5, (3, 28, 28, 1) if name == "article" else (3, 29, 34, 1)).astype(np.float32)
         np.save(tmp_path / f"{name}-noisy.npy", noisy)

@@ -60,12 +60,12 @@ def test_a_hint_works_where_it_is_told(link: Path, tmp_path: Path, where: str) -
 def test_by_its_name_where_the_shell_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(DAE)])
     monkeypatch.setenv("PATH", f"{DAE.parent}:/usr/bin:/bin")
-    assert command_lines.dae("ui") == "dae ui"
+    assert command_lines.dae_command("ui") == "dae ui"
     other = tmp_path / "dae"
     other.write_text("#!/bin/sh\n")
     other.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{DAE.parent}:/usr/bin:/bin")
-    assert command_lines.dae("ui") != "dae ui"  # the shell would find another
+    assert command_lines.dae_command("ui") != "dae ui"  # the shell would find another
 
 
 def test_make_in_another_folder_leaves_the_shell_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,45 +73,49 @@ def test_make_in_another_folder_leaves_the_shell_where_it_is(tmp_path: Path, mon
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.chdir(DAE.parents[2])
-    assert command_lines.dae("ui") == f"{DAE} ui"
+    assert command_lines.dae_command("ui") == f"{DAE} ui"
     monkeypatch.setenv("PWD", str(DAE.parents[2]))
-    assert command_lines.dae("ui") == ".venv/bin/dae ui"
+    assert command_lines.dae_command("ui") == ".venv/bin/dae ui"
     monkeypatch.setenv("MAKEFLAGS", "w")
-    assert command_lines.dae("ui") == f"{DAE} ui"
+    assert command_lines.dae_command("ui") == f"{DAE} ui"
 
 
 def test_targets_of_make_are_told_with_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PWD", raising=False)
     monkeypatch.delenv("MAKEFLAGS", raising=False)
     monkeypatch.chdir(ROOT)
-    assert command_lines.make("services") == "make services"
+    assert command_lines.make_command("services") == "make services"
     monkeypatch.setattr(sys, "prefix", str(ROOT / ".venv"))
-    assert command_lines.install("baselines") == "make setup-dev"
+    assert command_lines.install_command("baselines") == "make setup-dev"
     monkeypatch.chdir(tmp_path)
-    for told in (command_lines.make("services"), command_lines.make("services-down"), command_lines.install("onnx")):
+    for told in (
+        command_lines.make_command("services"),
+        command_lines.make_command("services-down"),
+        command_lines.install_command("onnx"),
+    ):
         assert shell(f"{told} --dry-run", tmp_path).returncode == 0, told
 
 
 def test_another_environment_than_the_checkouts_is_told_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", "/opt/conda")
-    assert command_lines.install("onnx").endswith(f"-m pip install --editable '{ROOT}[onnx]'")
+    assert command_lines.install_command("onnx").endswith(f"-m pip install --editable '{ROOT}[onnx]'")
 
 
 def test_what_make_logs_in_for_is_told_with_the_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PWD", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert command_lines.logged_in("dae deploy") == "dae deploy"
+    assert command_lines.with_login("dae deploy") == "dae deploy"
     (tmp_path / "a login").write_text("WHERE=here\n")
     monkeypatch.setenv("DAE_CLIENT", str(tmp_path / "a login"))
-    assert shell(command_lines.logged_in("printenv WHERE"), tmp_path).stdout == "here\n"
+    assert shell(command_lines.with_login("printenv WHERE"), tmp_path).stdout == "here\n"
 
 
 def test_from_an_installed_wheel_no_target_of_make_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PACKAGE_ROOT", tmp_path / "site-packages")
     monkeypatch.chdir(tmp_path)
-    works(command_lines.make("services"), tmp_path)
-    works(command_lines.make("services-down"), tmp_path)
-    told = command_lines.install("onnx")
+    works(command_lines.make_command("services"), tmp_path)
+    works(command_lines.make_command("services-down"), tmp_path)
+    told = command_lines.install_command("onnx")
     assert told.endswith("-m pip install 'dae[onnx]'")
     assert shell(told.replace("install 'dae[onnx]'", "--version"), tmp_path).returncode in (0, 1)  # 1: no pip in there
 

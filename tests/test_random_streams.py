@@ -11,7 +11,7 @@ NAMES = st.lists(st.text("abcxyz", max_size=4) | st.integers(0, 99), max_size=3)
 
 
 def bits(seed: int, *names: str | int) -> list[int]:
-    return [int(word) for word in random_streams.stream(seed, *names).bit_generator.random_raw(4)]
+    return [int(word) for word in random_streams.make_stream(seed, *names).bit_generator.random_raw(4)]
 
 
 @given(st.integers(0, 2**32 - 1), NAMES)
@@ -34,14 +34,14 @@ def test_a_number_and_its_text_name_different_streams() -> None:
 
 
 def test_a_stream_does_not_depend_on_what_others_have_drawn() -> None:
-    first, second = random_streams.stream(3, "a"), random_streams.stream(3, "b")
+    first, second = random_streams.make_stream(3, "a"), random_streams.make_stream(3, "b")
     first.random(1000)
-    assert second.random() == random_streams.stream(3, "b").random()
+    assert second.random() == random_streams.make_stream(3, "b").random()
 
 
 def test_neighbouring_blocks_are_uncorrelated() -> None:
     draws = np.stack(
-        [random_streams.stream(0, "noise", "validation", block).standard_normal(20_000) for block in range(4)]
+        [random_streams.make_stream(0, "noise", "validation", block).standard_normal(20_000) for block in range(4)]
     )
     assert np.abs(np.corrcoef(draws) - np.eye(4)).max() < 0.03
 
@@ -52,4 +52,4 @@ def test_a_stream_stays_what_it_is_from_release_to_release() -> None:
 
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="seed must be at least 0, received -1"):
-        random_streams.stream(-1, "noise")
+        random_streams.make_stream(-1, "noise")

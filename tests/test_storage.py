@@ -13,25 +13,25 @@ from dae import storage
 
 
 def test_home_is_the_folder_the_environment_names(home: Path) -> None:
-    assert storage.home() == home.resolve()
-    assert storage.cache() == home.resolve() / ".dae"
+    assert storage.project_home() == home.resolve()
+    assert storage.cache_folder() == home.resolve() / ".dae"
 
 
 def test_home_is_the_checkout_where_nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DAE_HOME")
     monkeypatch.chdir(tmp_path)
-    assert storage.home() == Path(__file__).resolve().parents[1]
+    assert storage.project_home() == Path(__file__).resolve().parents[1]
 
 
 def test_home_of_an_installed_package_is_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DAE_HOME")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(storage, "PACKAGE_ROOT", tmp_path / "site-packages")
-    assert storage.home() == tmp_path
+    assert storage.project_home() == tmp_path
 
 
 def test_asking_where_things_lie_makes_no_folder(home: Path) -> None:
-    storage.cache()
+    storage.cache_folder()
     assert list(home.iterdir()) == []
 
 
@@ -44,7 +44,7 @@ def test_a_files_digest_is_the_sha256_of_its_bytes(tmp_path: Path, size: int) ->
 
 def test_a_published_folder_appears_whole_and_at_once(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "target"
-    with storage.publish(target) as draft:
+    with storage.atomic_folder(target) as draft:
         (draft / "a").write_text("a")
         assert not target.exists()
     assert [path.name for path in target.iterdir()] == ["a"]
@@ -55,7 +55,7 @@ def test_a_published_folder_appears_whole_and_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_while_publishing_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def interrupted() -> None:
-        with storage.publish(tmp_path / "target") as draft:
+        with storage.atomic_folder(tmp_path / "target") as draft:
             (draft / "a").write_text("a")
             raise error
 
@@ -66,9 +66,9 @@ def test_an_error_while_publishing_leaves_nothing(tmp_path: Path, error: type[Ba
 
 def test_a_folder_published_meanwhile_by_another_process_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "target"
-    with storage.publish(target) as late:
+    with storage.atomic_folder(target) as late:
         (late / "a").write_text("late")
-        with storage.publish(target) as early:
+        with storage.atomic_folder(target) as early:
             (early / "a").write_text("early")
     assert (target / "a").read_text() == "early"
     assert list(tmp_path.iterdir()) == [target]
@@ -77,7 +77,7 @@ def test_a_folder_published_meanwhile_by_another_process_is_kept(tmp_path: Path)
 def test_a_file_in_the_place_of_the_folder_is_an_error_and_stays(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("mine")
-    with pytest.raises(OSError, match="target"), storage.publish(target):
+    with pytest.raises(OSError, match="target"), storage.atomic_folder(target):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
     assert target.read_text() == "mine"
@@ -95,19 +95,19 @@ def test_what_came_to_be_there_meanwhile_is_kept_unless_it_may_be_replaced(tmp_p
     path = tmp_path / "a"
 
     def overtaken() -> None:
-        with storage.drafted(path, overwrite=False) as draft:
+        with storage.atomic_write(path, overwrite=False) as draft:
             draft.write_text("late")
             path.write_text("early")
 
     with pytest.raises(FileExistsError):
         overtaken()
     assert path.read_text() == "early"
-    with storage.drafted(path) as draft:
+    with storage.atomic_write(path) as draft:
         draft.write_text("late")
     assert path.read_text() == "late"
     link = tmp_path / "link"
     link.symlink_to("gone")
-    with pytest.raises(FileExistsError), storage.drafted(link, overwrite=False) as draft:
+    with pytest.raises(FileExistsError), storage.atomic_write(link, overwrite=False) as draft:
         draft.write_text("late")
     assert sorted(tmp_path.iterdir()) == [path, link]
     assert not link.exists()
@@ -124,7 +124,10 @@ def test_without_hard_links_nothing_is_replaced_either(
     path = tmp_path / "a"
     if there:
         path.write_text("early")
-    with pytest.raises(FileExistsError) if there else nullcontext(), storage.drafted(path, overwrite=False) as draft:
+    with (
+        pytest.raises(FileExistsError) if there else nullcontext(),
+        storage.atomic_write(path, overwrite=False) as draft,
+    ):
         draft.write_text("late")
     assert path.read_text() == ("early" if there else "late")
     assert list(tmp_path.iterdir()) == [path]
@@ -135,7 +138,7 @@ def test_the_drafts_of_killed_processes_are_removed_and_those_of_living_ones_are
     program = (
         "import os, sys; from pathlib import Path; from dae import storage\n"
         "for name in sys.argv[1:]:\n"
-        "    draft = storage.drafted(Path(name)).__enter__()\n"
+        "    draft = storage.atomic_write(Path(name)).__enter__()\n"
         "    draft.write_text('half')\n"
         "print(flush=True); sys.stdin.read() or os._exit(9)\n"
     )
@@ -160,7 +163,7 @@ def test_a_name_of_any_length_can_be_drafted(tmp_path: Path) -> None:
 
 def test_discarding_deletes_one_folder_of_the_cache_and_need_not_find_it(home: Path) -> None:
     for name in ("a", "b"):
-        storage.write_text(storage.cache() / "sets" / name / "file", "text")
-    storage.discard("sets", "a")
-    storage.discard("sets", "absent")
+        storage.write_text(storage.cache_folder() / "sets" / name / "file", "text")
+    storage.delete_cached("sets", "a")
+    storage.delete_cached("sets", "absent")
     assert [path.name for path in (home / ".dae" / "sets").iterdir()] == ["b"]

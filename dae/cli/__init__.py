@@ -82,4 +82,4 @@ def _options(
 
 def main() -> None:
     """Run the command line; its usage messages call it as it was called."""
-    app(prog_name=command_lines.dae())
+    app(prog_name=command_lines.dae_command())

@@ -12,7 +12,7 @@ from dae.cli import options
 
 if TYPE_CHECKING:
     from dae.config.schema import PipelineConfig
-    from dae.evaluation.baselines import Contender, Sizes
+    from dae.evaluation.baselines import BaselineResult, SampleSizes
     from dae.networks.predict import Denoiser
     from dae.schemas import ImageSets, NoisySets
 
@@ -43,22 +43,22 @@ def baselines(
         from dae.evaluation import baselines as library
 
         resolved = loading.load(config, settings or [])
-        names = [name.strip() for name in methods.split(",")] if methods else list(library.available())
-        library.require(names, resolved)
+        names = [name.strip() for name in methods.split(",")] if methods else list(library.available_methods())
+        library.require_methods(names, resolved)
         for name in () if methods else library.GRIDS.keys() - names:
-            how = command_lines.install("baselines")
+            how = command_lines.install_command("baselines")
             typer.echo(f"{name}: left out, its package is not installed; to have it: {how}", err=True)
-        sizes = {name: library.Sizes(tune=tune, images=images) for name in names}
+        sizes = {name: library.SampleSizes(tune=tune, images=images) for name in names}
         if "bm3d" in sizes:
-            sizes["bm3d"] = library.Sizes(tune=bm3d_tune, images=bm3d_images)
-        library.require_sizes(sizes, resolved)
+            sizes["bm3d"] = library.SampleSizes(tune=bm3d_tune, images=bm3d_images)
+        library.require_sample_sizes(sizes, resolved)
         found, kinds = _compare(resolved, sizes, model, quiet=markdown)
     _print(found, kinds, as_markdown=markdown)
 
 
 def _compare(
-    config: PipelineConfig, sizes: dict[str, Sizes], model: str | None, *, quiet: bool
-) -> tuple[list[Contender], tuple[str, ...]]:
+    config: PipelineConfig, sizes: dict[str, SampleSizes], model: str | None, *, quiet: bool
+) -> tuple[list[BaselineResult], tuple[str, ...]]:
     """Return every contender. What is scored on fewer images has doing nothing, and the model, on those beside it."""
     import logging
 
@@ -68,34 +68,36 @@ def _compare(
 
     if quiet:
         logging.getLogger("dae").setLevel(logging.WARNING)
-    located = models.locate(model, config.tracking.model_name) if model else None
+    located = models.locate_model(model, config.tracking.model_name) if model else None
     images = datasets.ingest(config.data)
     noisy = noisy_datasets.corrupt_sets(images, config.noise)
     denoise = _denoiser(located.uri, images) if located else None
     found = _measure(config, images, noisy, sizes)
     for size in dict.fromkeys(sizes.values()):
         if denoise:
-            found.append(library.model(f"model {model}", denoise, noisy, size))
+            found.append(library.score_model(f"model {model}", denoise, noisy, size))
         if "nothing" in sizes and size != sizes["nothing"]:
-            found += library.contenders("nothing", noisy, size)
+            found += library.run_baseline("nothing", noisy, size)
     return sorted(found, key=lambda each: -each.images), noisy.test.kinds
 
 
 def _denoiser(uri: str, images: ImageSets) -> Denoiser:
     from dae import runtime
     from dae.config.schema import ConfigError
-    from dae.networks.predict import denoiser
+    from dae.networks.predict import make_denoiser
     from dae.tracking import models
 
     runtime.import_keras()
-    loaded = models.load(uri)
+    loaded = models.load_model(uri)
     taken = loaded.input_shape[1:]
     if any(size not in (None, given) for size, given in zip(taken, images.test.shape, strict=True)):
         raise ConfigError(f"--model must take images of shape {images.test.shape}, received one for {taken}")
-    return denoiser(loaded)
+    return make_denoiser(loaded)
 
 
-def _measure(config: PipelineConfig, images: ImageSets, noisy: NoisySets, sizes: dict[str, Sizes]) -> list[Contender]:
+def _measure(
+    config: PipelineConfig, images: ImageSets, noisy: NoisySets, sizes: dict[str, SampleSizes]
+) -> list[BaselineResult]:
     from functools import partial
 
     from rich.console import Console
@@ -108,16 +110,16 @@ def _measure(config: PipelineConfig, images: ImageSets, noisy: NoisySets, sizes:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for name, size in sizes.items():
             started = time.time()
-            task = progress.add_task(name, total=library.work(name, size))
-            for each in library.contenders(name, noisy, size, partial(progress.advance, task)):
-                baseline_runs.log(each, config, images, noisy, started)
+            task = progress.add_task(name, total=library.count_work(name, size))
+            for each in library.run_baseline(name, noisy, size, partial(progress.advance, task)):
+                baseline_runs.log_baseline(each, config, images, noisy, started)
                 found.append(each)
             progress.remove_task(task)
             progress.console.print(f"{name}: tuned and scored in {time.time() - started:.0f} s")
     return found
 
 
-def _print(found: Sequence[Contender], kinds: tuple[str, ...], *, as_markdown: bool) -> None:
+def _print(found: Sequence[BaselineResult], kinds: tuple[str, ...], *, as_markdown: bool) -> None:
     from dae.evaluation.tables import SETTINGS_HEADER, baseline_settings, baseline_tables, markdown_table
     from dae.tracking.client import store_uri
 

@@ -16,7 +16,7 @@ from dae.cli import options
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from dae.inference.files import Job
+    from dae.inference.files import FileJob
 
 
 def denoise(
@@ -68,7 +68,7 @@ def denoise(
         raise typer.Exit(options.ERROR)
 
 
-def _plan(inputs: list[str], output: Path) -> tuple[Job, ...]:
+def _plan(inputs: list[str], output: Path) -> tuple[FileJob, ...]:
 
     from dae.inference.files import PlanError, plan_files
 
@@ -78,20 +78,20 @@ def _plan(inputs: list[str], output: Path) -> tuple[Job, ...]:
         raise options.fail(str(error), options.USAGE) from error
 
 
-def _describe(jobs: Sequence[Job], model: str, *, overwrite: bool) -> bool:
+def _describe(jobs: Sequence[FileJob], model: str, *, overwrite: bool) -> bool:
     """Print what would be done; return whether all of it can be."""
     from dae.data import formats
     from dae.data.arrays import DataError
-    from dae.inference.files import load, require_place
+    from dae.inference.files import load_denoiser, require_writable_output
 
-    reference = load(model).name
+    reference = load_denoiser(model).name
     failed = 0
     for job in jobs:
         try:
             described = formats.describe(job.input)
             there = os.path.lexists(job.output)
             if overwrite or not there:
-                require_place(job.output, overwrite=overwrite)
+                require_writable_output(job.output, overwrite=overwrite)
         except Exception as error:  # noqa: BLE001  (one bad file must not keep the others from being told)
             said = str(error) if isinstance(error, DataError) else f"{job.input}: {type(error).__name__}: {error}"
             _tell_error(said)
@@ -106,7 +106,7 @@ def _describe(jobs: Sequence[Job], model: str, *, overwrite: bool) -> bool:
 
 
 def restore_files(
-    jobs: Sequence[Job],
+    jobs: Sequence[FileJob],
     model: str,
     output: Path,
     tile: int = 512,
@@ -116,10 +116,10 @@ def restore_files(
     anyway: bool = False,
 ) -> bool:
     """Restore the files one after the other; return whether all of them are done."""
-    from dae.inference.files import Concerns, denoise_file, load
+    from dae.inference.files import WarningLog, denoise_file, load_denoiser
 
-    denoiser = load(model, tile=tile, strength=strength)
-    concerns = Concerns()
+    denoiser = load_denoiser(model, tile=tile, strength=strength)
+    concerns = WarningLog()
     failed = 0
     with _progress(len(jobs)) as bar:
         (task,) = bar.task_ids

@@ -11,7 +11,7 @@ from dae import command_lines
 from dae.cli import options
 
 if TYPE_CHECKING:
-    from flows.deployment.diff import Item
+    from flows.deployment.diff import DeploymentDiff
 
 
 def deploy(
@@ -29,21 +29,23 @@ def deploy(
         from dae import storage
         from flows.deployment import apply
 
-        paths = file or storage.home() / "prefect.yaml", server or storage.home() / "deploy" / "server.yaml"
-        items = apply.check(*paths) if check else apply.deploy(*paths)
+        paths = (
+            file or storage.project_home() / "prefect.yaml",
+            server or storage.project_home() / "deploy" / "server.yaml",
+        )
+        items = apply.compare_with_server(*paths) if check else apply.deploy(*paths)
         for item in items:
             _print(item, check)
         differing = sum(bool(item.differences) for item in items)
         if not differing:
             typer.echo("Nothing differs.")
         elif check:
-            typer.echo(
-                f"{differing} of {len(items)} differ; {command_lines.logged_in(command_lines.dae('deploy'))} changes that."
-            )
+            deploy_command = command_lines.with_login(command_lines.dae_command("deploy"))
+            typer.echo(f"{differing} of {len(items)} differ; {deploy_command} changes that.")
             raise typer.Exit(options.REFUSED)
 
 
-def _print(item: Item, check: bool) -> None:
+def _print(item: DeploymentDiff, check: bool) -> None:
     missing = item.differences == ("missing",)
     told = {True: "missing" if check else "created", False: "differs" if check else "updated"}[missing]
     typer.echo(f"{told if item.differences else 'as asked':10}{item.kind:12}{item.name}")

@@ -12,7 +12,7 @@ def run(module: str, name: str, parameter: Any) -> Any:
     from dae import runtime
     from flows.deployment import local_server
 
-    url = local_server.start()
+    url = local_server.start_server()
     importing = threading.Thread(target=runtime.import_keras, daemon=True)
     importing.start()
     try:

@@ -12,7 +12,7 @@ from dae.cli import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dae.maintenance.retention import Choice, Item, Wish
+    from dae.maintenance.retention import CleanupItem, CleanupPlan, RetentionPolicy
 
 HEADER = ("what", "which", "age", "size", "why it may go")
 FINISH = "Run `mlflow gc` on the server to remove what is left of these runs there."
@@ -44,14 +44,14 @@ def gc(
     with options.reported():
         from dae.maintenance import cleanup, retention
 
-        wish = retention.Wish(
-            older_than=retention.seconds(older_than), champions=keep_champions, names=tuple(names or ())
+        wish = retention.RetentionPolicy(
+            older_than=retention.parse_age(older_than), champions=keep_champions, names=tuple(names or ())
         )
-        choice = cleanup.choose(wish)
+        choice = cleanup.plan(wish)
         if not as_json and not delete:
             _show(choice.items)
         removed = _remove(choice, wish, quiet=as_json) if delete else []
-        for_good = cleanup.for_good()
+        for_good = cleanup.removes_for_good()
     if as_json:
         typer.echo(json.dumps(_record(choice, removed, delete=delete, for_good=for_good), indent=2))
         return
@@ -62,13 +62,13 @@ def gc(
         typer.echo(FINISH)
 
 
-def _remove(choice: Choice, wish: Wish, *, quiet: bool) -> list[Item]:
+def _remove(choice: CleanupPlan, wish: RetentionPolicy, *, quiet: bool) -> list[CleanupItem]:
     """Remove what was chosen, one after the other, telling each, so that it is known where an error ends it."""
     from dae.maintenance import cleanup
 
     removed = []
     for item in choice.items:
-        gone = cleanup.remove(item, wish)
+        gone = cleanup.remove_item(item, wish)
         if gone:
             removed.append(item)
         if not quiet:
@@ -77,7 +77,7 @@ def _remove(choice: Choice, wish: Wish, *, quiet: bool) -> list[Item]:
     return removed
 
 
-def _show(items: Sequence[Item]) -> None:
+def _show(items: Sequence[CleanupItem]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -92,7 +92,7 @@ def _show(items: Sequence[Item]) -> None:
     options.console().print(table)
 
 
-def _sentence(choice: Choice, removed: Sequence[Item], *, delete: bool) -> str:
+def _sentence(choice: CleanupPlan, removed: Sequence[CleanupItem], *, delete: bool) -> str:
     if not choice.items:
         return "There is nothing that may go."
     if not delete:
@@ -101,7 +101,7 @@ def _sentence(choice: Choice, removed: Sequence[Item], *, delete: bool) -> str:
     return f"Removed {_count(removed)}: {_total(removed)} freed." + (f" {rest} stayed after all." if rest else "")
 
 
-def _count(items: Sequence[Item]) -> str:
+def _count(items: Sequence[CleanupItem]) -> str:
     runs = sum(item.what in ("run", "baseline") for item in items)
     return f"{_number(runs, 'runs')} and {_number(len(items) - runs, 'cached folders')}"
 
@@ -110,7 +110,7 @@ def _number(count: int, things: str) -> str:
     return f"{count} {things.removesuffix('s') if count == 1 else things}"
 
 
-def _total(items: Sequence[Item]) -> str:
+def _total(items: Sequence[CleanupItem]) -> str:
     return _size(sum(item.size for item in items))
 
 
@@ -125,7 +125,7 @@ def _size(count: int) -> str:
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
-def _record(choice: Choice, removed: Sequence[Item], *, delete: bool, for_good: bool) -> dict[str, Any]:
+def _record(choice: CleanupPlan, removed: Sequence[CleanupItem], *, delete: bool, for_good: bool) -> dict[str, Any]:
     gone = {(item.what, item.id) for item in removed}
     items = [item.model_dump(mode="json") | {"removed": (item.what, item.id) in gone} for item in choice.items]
     return {

@@ -14,7 +14,7 @@ from dae.cli import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dae.promotion.history import Entry, Span
+    from dae.promotion.history import AuditEntry, LivePeriod
 
 app = typer.Typer(
     help="Versions of a registered model with their verdicts and aliases; their history; what was live when."
@@ -31,12 +31,12 @@ def models(context: typer.Context, name: options.Name = options.MODEL_NAME, as_j
         from dae.promotion import promote, tables
 
         found = tables.read_versions(name)
-        notes = promote.unfinished(name)
+        notes = promote.describe_pending(name)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     if not found:
-        typer.echo(f"No versions of {name} yet. Make one with: {command_lines.dae('train')}")
+        typer.echo(f"No versions of {name} yet. Make one with: {command_lines.dae_command('train')}")
         return
     _show(tables.VERSIONS_HEADER, tables.version_rows(found))
     for note in notes:
@@ -50,7 +50,7 @@ def history(context: typer.Context, name: options.Name = options.MODEL_NAME, as_
     with options.reported():
         from dae.promotion import audit_log, tables
 
-        entries = audit_log.read(name)
+        entries = audit_log.read_entries(name)
     if as_json:
         typer.echo(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=2))
         return
@@ -81,7 +81,7 @@ def live(
         from dae.promotion import promote
 
         start, end = _window(at)
-        entries: Sequence[Entry] = promote.settled(name, write=False)
+        entries: Sequence[AuditEntry] = promote.reconcile(name, write=False)
         if at is None:  # what was found just now counts as well
             start, end = _window(at)
         spans = history_module.live_between(entries, start, end)
@@ -103,7 +103,7 @@ def _inherited(context: typer.Context, name: str, as_json: bool) -> tuple[str, b
     return name if own else str(context.parent.params["name"]), as_json or bool(context.parent.params["as_json"])
 
 
-def _nobody(name: str, entries: Sequence[Entry], at: str | None, end: datetime) -> str:
+def _nobody(name: str, entries: Sequence[AuditEntry], at: str | None, end: datetime) -> str:
     if at is None:
         return f"No version of {name} is live."
     if entries and entries[0].event == "found" and end < entries[0].at:
@@ -136,10 +136,10 @@ def _day(day: date) -> tuple[datetime, datetime]:
     return datetime.combine(day, time.min).astimezone(), datetime.combine(day, time.max).astimezone()
 
 
-def _span(entries: Sequence[Entry], span: Span) -> dict[str, Any]:
+def _span(entries: Sequence[AuditEntry], span: LivePeriod) -> dict[str, Any]:
     from dae.promotion import history as history_module
 
-    forced = history_module.forced(entries, span.version)
+    forced = history_module.find_forced(entries, span.version)
     return {
         "version": span.version,
         "since": span.start.isoformat(),
@@ -149,7 +149,7 @@ def _span(entries: Sequence[Entry], span: Span) -> dict[str, Any]:
     }
 
 
-def _sentence(name: str, entries: Sequence[Entry], span: Span) -> str:
+def _sentence(name: str, entries: Sequence[AuditEntry], span: LivePeriod) -> str:
     from dae.promotion import history as history_module
     from dae.promotion import tables
 
@@ -157,7 +157,7 @@ def _sentence(name: str, entries: Sequence[Entry], span: Span) -> str:
     event = span.entry.event.upper() if span.entry.event == "forced" else span.entry.event
     why = f": {span.entry.reason}" if span.entry.reason else ""
     tense = "is live since" if span.end is None else "was live from"
-    forced = history_module.forced(entries, span.version)
+    forced = history_module.find_forced(entries, span.version)
     note = f"; it was FORCED by {forced.who}: {forced.reason}" if forced and forced != span.entry else ""
     when = f"{tense} {tables.local(span.start)}{until}"
     return f"{name} version {span.version} {when}; {event} by {span.entry.who}{why}{note}"

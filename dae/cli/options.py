@@ -160,7 +160,7 @@ def show_decision(console: Console, version: ModelVersion) -> None:
 
     from dae.promotion import reports
 
-    for passed, reason in reports.checks(version.verdict):
+    for passed, reason in reports.list_checks(version.verdict):
         console.print(f"  [{'green]passed' if passed else 'red]failed'}[/] {escape(reason)}", soft_wrap=True)
     event = version.decision.event
     colour = {"promoted": "green", "refused": "red", "forced": "yellow"}[event]
@@ -183,5 +183,5 @@ def require_keras_backend() -> None:
         raise ConfigError(f"KERAS_BACKEND must be tensorflow or jax, received {asked!r}")
     if asked == "jax" and importlib.util.find_spec("jax") is None:
         raise ConfigError(
-            f"KERAS_BACKEND is jax, which is not installed; install it with: {command_lines.install('jax')}"
+            f"KERAS_BACKEND is jax, which is not installed; install it with: {command_lines.install_command('jax')}"
         )

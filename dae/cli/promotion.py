@@ -52,12 +52,14 @@ def _request(name: str, version: str, settings: Sequence[str]) -> PromotionReque
         raise ConfigError(f"--set must be of the gate here, such as gate.max_val_mse=0.01, received {strange[0]}")
     if not version.isdecimal():
         raise ConfigError(f"VERSION must be a whole number, received {version}")
-    candidate = registry.candidate(name, version)
-    if registry.champion(name) == candidate.version:
+    candidate = registry.get_candidate(name, version)
+    if registry.find_champion(name) == candidate.version:
         raise registry.RegistryError(f"version {candidate.version} of {name} is the champion already")
     config = runs.read_config(candidate.run_id)
     policy = config.model_copy(update={"gate": config.gate.without_switches()})
-    return PromotionRequest(version=candidate.version, model_name=name, gate=loading.change(policy, settings).gate)
+    return PromotionRequest(
+        version=candidate.version, model_name=name, gate=loading.with_settings(policy, settings).gate
+    )
 
 
 def rollback(
@@ -75,7 +77,7 @@ def rollback(
 
         if not reason.strip():
             raise ConfigError("--reason must say why, received an empty text")
-        entry = library.rollback(name, reason, lambda version: smoke_test.run(name, version), to)
+        entry = library.rollback(name, reason, lambda version: smoke_test.run_smoke_test(name, version), to)
     typer.echo(
         f"Rolled back: {name} version {entry.version} is the champion again, in place of version {entry.against}."
     )
@@ -97,7 +99,7 @@ def approve(
             run_id = UUID(flow_run)
         except ValueError:
             raise ConfigError(f"the flow run must be given by its id, received {flow_run}") from None
-        _answer(run_id, {"approve": yes, "who": provenance.actor(), "comment": comment})
+        _answer(run_id, {"approve": yes, "who": provenance.current_actor(), "comment": comment})
     typer.echo(f"{'Approved' if yes else 'Not approved'}: flow run {run_id} goes on.")
 
 

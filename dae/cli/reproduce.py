@@ -12,7 +12,7 @@ import typer
 from dae.cli import options
 
 if TYPE_CHECKING:
-    from dae.maintenance.compare_runs import Compared
+    from dae.maintenance.compare_runs import ScoreComparison
     from dae.maintenance.reproduce import Reproduction
 
 NOT_REPRODUCED = 10
@@ -45,7 +45,7 @@ def reproduce(
     with options.reported():
         from dae.maintenance import compare_runs
 
-        compare_runs.require(tolerance)
+        compare_runs.require_tolerance(tolerance)
         if as_json:
             logging.getLogger("dae").setLevel(logging.WARNING)
         from dae.maintenance import reproduce as reproduce_module
@@ -80,7 +80,7 @@ def _print(found: Reproduction) -> None:
     console.print(f"[bold {'green' if found.agrees else 'red'}]{found.sentence}[/]", soft_wrap=True)
 
 
-def _row(score: Compared) -> tuple[str, ...]:
+def _row(score: ScoreComparison) -> tuple[str, ...]:
     recorded, found = ("-" if value is None else f"{value:.8f}" for value in (score.recorded, score.found))
     difference = "-" if score.difference is None else f"{score.difference:+.4%}"
     return score.name, recorded, found, difference, "yes" if score.agrees else "NO"

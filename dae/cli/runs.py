@@ -29,7 +29,7 @@ def runs(
             return
     if table.empty:
         where = f" in experiment {experiment}" if experiment else ""
-        typer.echo(f"No runs{where} yet. Make one with: {command_lines.dae('train')}")
+        typer.echo(f"No runs{where} yet. Make one with: {command_lines.dae_command('train')}")
         return
     from rich.markup import escape
     from rich.table import Table

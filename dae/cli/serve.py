@@ -27,10 +27,10 @@ def serve(
     with options.reported(), options.claim(port, host) as listening:
         from dae.serving import errors, middleware, server
 
-        served = server.load(model)
+        served = server.load_served_model(model)
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}{errors.PATH}"
 
         def ready() -> None:
             typer.echo(f"Serving {served.name}: {address} (stop with Ctrl-C)")
 
-        server.run(served.model, listening, max_request_mb * middleware.MEGABYTE, ready)
+        server.run_server(served.model, listening, max_request_mb * middleware.MEGABYTE, ready)

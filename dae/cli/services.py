@@ -29,7 +29,7 @@ def up() -> None:
         typer.echo(f"\nLog in to both pages as admin; the passwords are in {settings.path()}.")
         login = shlex.quote(str(found.folder / "client.env"))
         typer.echo(f"Point a shell at them:  set -a; . {login}; set +a")
-        typer.echo(f"Then:  {command_lines.dae('deploy')}")
+        typer.echo(f"Then:  {command_lines.dae_command('deploy')}")
 
 
 @app.command()
@@ -79,7 +79,7 @@ def restore(
         from dae.services import backup
 
         backup.restore(folder.resolve(), typer.echo)
-        typer.echo(f"Restored. Start the services: {command_lines.make('services')}")
+        typer.echo(f"Restored. Start the services: {command_lines.make_command('services')}")
 
 
 @app.command()
@@ -89,7 +89,7 @@ def upgrade() -> None:
         from dae.services import backup, settings
 
         backup.upgrade(settings.load(), typer.echo)
-        typer.echo(f"Upgraded. Start the services: {command_lines.make('services')}")
+        typer.echo(f"Upgraded. Start the services: {command_lines.make_command('services')}")
 
 
 def _show() -> bool:

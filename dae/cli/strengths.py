@@ -43,10 +43,10 @@ def strengths(
         from dae import storage
         from dae.evaluation import figures, robustness, tables
 
-        table, figure = robustness.compare(uris, split, images)
+        table, figure = robustness.compare_robustness(uris, split, images)
         if picture is not None:
-            figures.save(figure, picture)
-        rows = list(robustness.text_rows(table))
+            figures.save_figure(figure, picture)
+        rows = list(robustness.robustness_rows(table))
         if markdown is not None:
             storage.write_text(markdown, tables.markdown_table(rows) + "\n")
     _print(rows)

@@ -14,4 +14,4 @@ def sweep(
 ) -> None:
     """Close the runs that a killed process left as running, and say why; what still goes on is left alone."""
     with options.reported():
-        flow_runs.run("flows.close_orphaned_runs", "sweep", dry_run)  # whose log says it all
+        flow_runs.run("flows.close_orphaned_runs", "close_orphaned_runs", dry_run)  # whose log says it all

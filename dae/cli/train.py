@@ -50,7 +50,7 @@ def train(
         from dae.tracking.client import run_url
 
         links = {"MLflow": run_url(result.run_id)}
-        reports.write(reports.of(result, links, time.time() - started), summary, junit)
+        reports.write_outcome(reports.make_outcome(result, links, time.time() - started), summary, junit)
         _show_examples(resolved, result.version)
         _print_next(result.version.name)
     if not result.version.decision.promoted:
@@ -68,7 +68,9 @@ def _failure_told(name: str, summary: Path | None, junit: Path | None, started: 
         ending: reports.Ending = "failed" if isinstance(error, Exception) else "cancelled"
         message = f"{type(error).__name__}: {error}"
         seconds = time.time() - started
-        reports.write(reports.Outcome(name=name, ending=ending, message=message, seconds=seconds), summary, junit)
+        reports.write_outcome(
+            reports.RunOutcome(name=name, ending=ending, message=message, seconds=seconds), summary, junit
+        )
         raise
 
 
@@ -118,20 +120,22 @@ def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
     from dae.evaluation import example_files
     from dae.inference.files import CHAMPION, plan_files
 
-    folder = storage.cache() / "examples" / f"{version.name}-{version.version}"
+    folder = storage.cache_folder() / "examples" / f"{version.name}-{version.version}"
     noisy, restored = folder / "noisy", folder / "restored"
     model = f"models:/{version.name}/{version.version}"
     if version.decision.promoted and version.name == options.MODEL_NAME:
         model = CHAMPION
-    shown = [shlex.quote(command_lines.shown(path)) for path in (noisy, restored)]
+    shown = [shlex.quote(command_lines.display_path(path)) for path in (noisy, restored)]
     of_model = "" if model == CHAMPION else f" --model {shlex.quote(model)}"
     logging.disable(logging.INFO)  # what was said of images and noise before
     try:
         shutil.rmtree(folder, ignore_errors=True)
-        files = example_files.write_noisy(config, noisy)
+        files = example_files.write_noisy_examples(config, noisy)
         typer.echo(f"\nExamples: {len(files)} noisy files made of the test images, restored by")
-        typer.echo(f"  {command_lines.dae(f'denoise {shown[0]} -o {shown[1]} --overwrite{of_model}')}")
-        restore_files(plan_files([str(noisy)], restored), model, Path(command_lines.shown(restored)), overwrite=True)
+        typer.echo(f"  {command_lines.dae_command(f'denoise {shown[0]} -o {shown[1]} --overwrite{of_model}')}")
+        restore_files(
+            plan_files([str(noisy)], restored), model, Path(command_lines.display_path(restored)), overwrite=True
+        )
     except Exception as error:  # noqa: BLE001
         typer.echo(f"warning: no examples: {type(error).__name__}: {error}", err=True)
     finally:
@@ -144,7 +148,7 @@ def _print_next(name: str) -> None:
 
     model = "" if name == options.MODEL_NAME else f" --model {shlex.quote(f'models:/{name}@champion')}"
     steps = [("look at the run", "ui"), ("compare runs", "runs")]
-    if registry.champion(name) is not None:
+    if registry.find_champion(name) is not None:
         of_champion = [
             ("restore an image", f"denoise noisy.png -o clean/{model}"),
             ("serve the champion", f"serve{model}"),
@@ -152,4 +156,4 @@ def _print_next(name: str) -> None:
         steps = [of_champion[0], *steps, of_champion[1]]
     typer.echo("\nNext:")
     for purpose, arguments in steps:
-        typer.echo(f"  {purpose:20}{command_lines.dae(arguments)}")
+        typer.echo(f"  {purpose:20}{command_lines.dae_command(arguments)}")

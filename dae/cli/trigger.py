@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
     from dae.config.schema import PipelineConfig
-    from dae.promotion.reports import Outcome
+    from dae.promotion.reports import RunOutcome
 
 CANCELLED = 3
 CODES = (
@@ -58,10 +58,10 @@ def trigger(
             outcome = _follow(run, deployment, None if timeout is None else timeout * 60, started)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            reports.write(reports.Outcome(name=run.name, ending="failed", message=message), summary, junit)
+            reports.write_outcome(reports.RunOutcome(name=run.name, ending="failed", message=message), summary, junit)
             raise
         _print(outcome)
-        reports.write(outcome, summary, junit)
+        reports.write_outcome(outcome, summary, junit)
     if code := {"refused": options.REFUSED, "failed": options.ERROR}.get(
         outcome.ending, CANCELLED if outcome.ending in ("cancelled", "timed out") else 0
     ):
@@ -90,39 +90,39 @@ def _start(name: str, config: PipelineConfig | None, settings: list[str]) -> Flo
     from flows.deployment import apply
     from flows.deployment import trigger as trigger_module
 
-    with apply.connected() as client:
-        found = trigger_module.find(client, name)
-        run = trigger_module.start(
-            client, found, trigger_module.parameters(found, config, settings), provenance.actor()
+    with apply.connect_to_server() as client:
+        found = trigger_module.find_deployment(client, name)
+        run = trigger_module.start_run(
+            client, found, trigger_module.make_parameters(found, config, settings), provenance.current_actor()
         )
-    typer.echo(f"{found.name}: run {run.name}, {trigger_module.address(run)}")
+    typer.echo(f"{found.name}: run {run.name}, {trigger_module.run_url(run)}")
     return run
 
 
-def _follow(run: FlowRun, deployment_name: str, seconds: float | None, started: float) -> Outcome:
-    from dae.promotion.reports import Outcome
+def _follow(run: FlowRun, deployment_name: str, seconds: float | None, started: float) -> RunOutcome:
+    from dae.promotion.reports import RunOutcome
     from flows.deployment import apply
     from flows.deployment import trigger as trigger_module
 
-    with apply.connected() as client:
+    with apply.connect_to_server() as client:
         try:
-            state = trigger_module.follow(client, run.id, typer.echo, seconds)
+            state = trigger_module.follow_run(client, run.id, typer.echo, seconds)
         except KeyboardInterrupt:
-            stop = command_lines.logged_in(f"{command_lines.program('prefect')} flow-run cancel {run.id}")
+            stop = command_lines.with_login(f"{command_lines.program_command('prefect')} flow-run cancel {run.id}")
             typer.echo(f"The run goes on; to stop it: {stop}", err=True)
             raise
     message = (state.message or "") if state else f"not over after {(seconds or 0) / 60:g} minutes; the run goes on"
-    bare = Outcome(
+    bare = RunOutcome(
         name=run.name,
-        ending=trigger_module.ending(state),
+        ending=trigger_module.describe_ending(state),
         message=message,
-        links={"Prefect": trigger_module.address(run)},
+        links={"Prefect": trigger_module.run_url(run)},
         seconds=time.time() - started,
     )
     return _with_verdict(bare, str(run.id), deployment_name if state else None)
 
 
-def _with_verdict(bare: Outcome, flow_run_id: str, deployment: str | None) -> Outcome:
+def _with_verdict(bare: RunOutcome, flow_run_id: str, deployment: str | None) -> RunOutcome:
     """Add what MLflow has of the run, and how a deployment goes on with it if it is over and failed.
 
     Where MLflow cannot be asked, how the run ended is known all the same.
@@ -139,16 +139,16 @@ def _with_verdict(bare: Outcome, flow_run_id: str, deployment: str | None) -> Ou
         if bare.ending not in ("completed", "refused"):
             hint = ""
             if deployment:
-                resume = command_lines.dae(f"trigger {shlex.quote(deployment)} --resume {run_id}")
-                hint = f" Once mended, go on with: {command_lines.logged_in(resume)}"
+                resume = command_lines.dae_command(f"trigger {shlex.quote(deployment)} --resume {run_id}")
+                hint = f" Once mended, go on with: {command_lines.with_login(resume)}"
             return bare.model_copy(update={"links": links, "message": bare.message + hint})
-        return reports.of(reports.read_result(run_id), links, bare.seconds)
+        return reports.make_outcome(reports.read_result(run_id), links, bare.seconds)
     except Exception as error:  # noqa: BLE001  (whatever keeps MLflow from answering)
         typer.echo(f"warning: the verdict cannot be read from MLflow: {type(error).__name__}: {error}", err=True)
         return bare
 
 
-def _print(outcome: Outcome) -> None:
+def _print(outcome: RunOutcome) -> None:
     from rich.markup import escape
 
     console = options.console()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dae.config.schema import ConfigError, PipelineConfig, completed
+from dae.config.schema import SECTIONS, ConfigError, PipelineConfig, add_former_defaults, with_present_names
+
+logger = logging.getLogger(__name__)
 
 
 def load(path: Path | None = None, settings: Iterable[str] = ()) -> PipelineConfig:
@@ -33,10 +36,10 @@ def load(path: Path | None = None, settings: Iterable[str] = ()) -> PipelineConf
     >>> load(settings=["train.epochs=7"]).train.epochs
     7
     """
-    return change(validate(_read(path) if path else {}), settings)
+    return with_settings(validate(_read(path) if path else {}), settings)
 
 
-def change(config: PipelineConfig, settings: Iterable[str]) -> PipelineConfig:
+def with_settings(config: PipelineConfig, settings: Iterable[str]) -> PipelineConfig:
     """Return a configuration with settings applied on top, as `load` takes them.
 
     Raises
@@ -44,10 +47,10 @@ def change(config: PipelineConfig, settings: Iterable[str]) -> PipelineConfig:
     ConfigError
         If a key is unknown, or a value breaks a rule.
     """
-    return validate(applied(config.model_dump(mode="json"), settings))
+    return validate(merge_settings(config.model_dump(mode="json"), settings))
 
 
-def applied(tree: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+def merge_settings(tree: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """Return a tree of plain values with settings applied on top, as `load` takes them.
 
     Raises
@@ -69,7 +72,7 @@ def load_recorded(path: Path) -> PipelineConfig:
     ConfigError
         As `load` does.
     """
-    return validate(completed(_read(path)))
+    return validate(add_former_defaults(_read(path)))
 
 
 def validate(tree: Any) -> PipelineConfig:
@@ -81,9 +84,21 @@ def validate(tree: Any) -> PipelineConfig:
         Naming each field that was refused, why, and what was received.
     """
     try:
+        tree = _with_present_names(tree)
         return PipelineConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, tree))) from None
+
+
+def _with_present_names(tree: Any) -> Any:
+    """Return a tree with fields under their present names, so that what is said of them has these."""
+    if not isinstance(tree, dict):
+        return tree
+    sections = {name: section for name, section in SECTIONS.items() if isinstance(tree.get(name), dict)}
+    try:
+        return tree | {name: with_present_names(tree[name], made.former_names) for name, made in sections.items()}
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def dump(config: PipelineConfig) -> str:
@@ -129,9 +144,18 @@ def _key(tree: Any, name: str, path: str) -> str | int:
         if not name.isdecimal() or int(name) >= len(tree):
             raise ConfigError(f"{path}: must be a position from 0 to {len(tree) - 1}")
         return int(name)
+    if name not in tree and (present := _present_name(path)) in tree:
+        logger.warning("configuration: %s is now called %s", name, present)
+        return present
     if name not in tree:
         raise ConfigError(f"{path}: unknown key; known here: {', '.join(tree)}")
     return name
+
+
+def _present_name(path: str) -> str:
+    """Return the name of a field that was renamed, empty for any other."""
+    section, _, field = path.partition(".")
+    return SECTIONS[section].former_names.get(field, "") if section in SECTIONS else ""
 
 
 def _lines(error: ValidationError, tree: Any) -> Sequence[str]:

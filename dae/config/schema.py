@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dae.noise.kinds import Gaussian, Noise, Poisson, SaltAndPepper, Speckle, groups
-from dae.schemas import Frozen, not_bool
+from dae.noise.kinds import Gaussian, Noise, Poisson, SaltAndPepper, Speckle, noise_shares
+from dae.schemas import FrozenModel, reject_bool
 
-Positive = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, BeforeValidator(reject_bool), Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, strict=True)]
-Seed = Annotated[int, BeforeValidator(not_bool), Field(ge=0, lt=2**32)]
-ShareOrAll = Annotated[float, BeforeValidator(not_bool), Field(ge=0, le=1)]
-Share = Annotated[float, BeforeValidator(not_bool), Field(gt=0, lt=1)]
-Tolerance = Annotated[float, BeforeValidator(not_bool), Field(gt=-1, allow_inf_nan=False)]
+Seed = Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**32)]
+ShareOrAll = Annotated[float, BeforeValidator(reject_bool), Field(ge=0, le=1)]
+Share = Annotated[float, BeforeValidator(reject_bool), Field(gt=0, lt=1)]
+Tolerance = Annotated[float, BeforeValidator(reject_bool), Field(gt=-1, allow_inf_nan=False)]
+logger = logging.getLogger(__name__)
 MIN_SIDE = 8
 CLEAN_INPUT = 0.0005
 FORMER_TRAINING = {"optimizer": "adam", "clean_share": 0.0, "page_share": 0.0}
@@ -30,12 +34,47 @@ class ConfigError(ValueError):
     """A configuration was refused; the message has one line a field, with its path."""
 
 
-class DataConfig(Frozen):
+def with_present_names(tree: dict[str, Any], names: Mapping[str, str], *, warn: bool = True) -> dict[str, Any]:
+    """Return a section's tree with its fields under their present names, and warn of each former one.
+
+    Raises
+    ------
+    ValueError
+        If a field is given under both of its names.
+    """
+    for former in names.keys() & tree.keys():
+        if names[former] in tree:
+            raise ValueError(f"{former} is the former name of {names[former]}: leave it out")
+        if warn:
+            _warn_of(former, names[former])
+    return {names.get(key, key): value for key, value in tree.items()}
+
+
+@functools.cache
+def _warn_of(former: str, present: str) -> None:
+    """Warn once a process."""
+    logger.warning("configuration: %s is now called %s", former, present)
+
+
+class Section(FrozenModel):
+    """A section of the configuration. `former_names` maps what its fields were called to what they are called now."""
+
+    former_names: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, tree: Any) -> Any:
+        return with_present_names(tree, cls.former_names) if isinstance(tree, dict) else tree
+
+
+class DataConfig(Section):
     """Where the images come from and how they are split.
 
     `source` is ``mnist`` (part of the package), ``fashion_mnist``, ``photographs`` (scikit-image's), ``documents`` (rendered),
     or the path of an ``.npz``, ``.npy`` or IDX file or of a folder of images; relative paths start at the project's folder.
     """
+
+    former_names: ClassVar[Mapping[str, str]] = {"also": "extra_source"}
 
     source: Annotated[str, Field(min_length=1)] = "mnist"
     test_source: str | None = Field(None, description="test images, where the source has none of its own")
@@ -45,7 +84,7 @@ class DataConfig(Frozen):
     test: Count | Share | None = Field(
         None, description="held out as test, where the source has no test images; None: as many as validation"
     )
-    also: Annotated[str, Field(min_length=1)] | None = Field(
+    extra_source: Annotated[str, Field(min_length=1)] | None = Field(
         None,
         description="a folder of images of the same shape that are added to those of the source, before any are held out",
     )
@@ -64,7 +103,7 @@ class DataConfig(Frozen):
         return self
 
 
-class NoiseConfig(Frozen):
+class NoiseConfig(FrozenModel):
     """The mix of noise. Each image gets one kind, drawn by weight, as its law draws it or as an image file holds it.
 
     `training` says how often training images get theirs.
@@ -78,8 +117,8 @@ class NoiseConfig(Frozen):
     seed: Seed = 0
 
     def shares(self) -> dict[str, float]:
-        """Return the share of the images that get each kind, as drawn and as a file holds it, as `kinds.groups` does."""
-        return groups(self.kinds, self.file_share)
+        """Return the share of the images that get each kind, as drawn and as a file holds it, as `kinds.noise_shares` does."""
+        return noise_shares(self.kinds, self.file_share)
 
     @model_validator(mode="before")
     @classmethod
@@ -97,7 +136,7 @@ class NoiseConfig(Frozen):
         return self
 
 
-class ModelConfig(Frozen):
+class ModelConfig(FrozenModel):
     """The network: ``unet``, which takes images of any size from 8 pixels up, or the ``article``'s, which takes 28x28x1."""
 
     architecture: Literal["unet", "article"] = "unet"
@@ -119,12 +158,14 @@ class ModelConfig(Frozen):
             Naming the rule and the shape.
         """
         if self.architecture == "article" and shape != (28, 28, 1):
-            raise ConfigError(f"model.architecture article takes images of 28x28x1, received {_times(shape)}")
+            raise ConfigError(f"model.architecture article takes images of 28x28x1, received {_format_shape(shape)}")
         if min(shape[:2]) < MIN_SIDE:
-            raise ConfigError(f"images must be at least {MIN_SIDE} pixels high and wide, received {_times(shape)}")
+            raise ConfigError(
+                f"images must be at least {MIN_SIDE} pixels high and wide, received {_format_shape(shape)}"
+            )
 
 
-class TrainConfig(Frozen):
+class TrainConfig(FrozenModel):
     """The training recipe: mean squared error, the optimizer, what training images are like, and when to stop."""
 
     epochs: Count = 8
@@ -156,7 +197,7 @@ class TrainConfig(Frozen):
     seed: Seed = 0
 
 
-class ChampionPolicy(Frozen):
+class ChampionPolicy(FrozenModel):
     """How a challenger is compared with the champion: image by image, both scored now, on the same frozen noisy images."""
 
     tolerance: Tolerance = Field(
@@ -164,7 +205,7 @@ class ChampionPolicy(Frozen):
         description="by how much of the champion's MSE the challenger's may be above it; negative: must be below it",
     )
     tolerance_per_kind: Tolerance | None = Field(0.1, description="the same for each kind of noise; None: not asked")
-    confidence: Annotated[float, BeforeValidator(not_bool), Field(ge=0.5, lt=1)] = Field(
+    confidence: Annotated[float, BeforeValidator(reject_bool), Field(ge=0.5, lt=1)] = Field(
         0.95, description="of the bootstrap interval; its upper end must be within the tolerance"
     )
     incomparable: Literal["refuse", "absolute"] = Field(
@@ -173,7 +214,7 @@ class ChampionPolicy(Frozen):
     )
 
 
-class WorksPolicy(Frozen):
+class SmokeTestPolicy(FrozenModel):
     """What a registered version must do in a clean process: load as recorded, restore as before, and keep to the budgets."""
 
     any_size: bool = Field(True, description="must take images of another size than it was trained on")
@@ -184,8 +225,10 @@ class WorksPolicy(Frozen):
     )
 
 
-class GateConfig(Frozen):
+class GateConfig(Section):
     """What a model must show before it is promoted, and how the gate is worked. With nothing asked, nothing is promoted."""
+
+    former_names: ClassVar[Mapping[str, str]] = {"beat_nothing": "beat_noisy_input", "works": "smoke_test"}
 
     max_val_mse: Positive | None = Field(0.0069, description="limit of the pooled validation MSE")
     max_val_mse_per_kind: dict[str, Positive] = Field(
@@ -196,11 +239,13 @@ class GateConfig(Frozen):
         description="limit of the mean squared change of images that are to stay as they are: clean ones and their borders, "
         "ones of a single value, black and white bars, the model's own output; None: not asked",
     )
-    beat_nothing: bool = Field(True, description="for each kind, at most the validation MSE of doing nothing")
+    beat_noisy_input: bool = Field(True, description="for each kind, at most the validation MSE of the noisy input")
     champion: ChampionPolicy | None = Field(
         ChampionPolicy(), description="not worse than the champion; None: not asked"
     )
-    works: WorksPolicy | None = Field(WorksPolicy(), description="works as a registered version; None: not asked")
+    smoke_test: SmokeTestPolicy | None = Field(
+        SmokeTestPolicy(), description="works as a registered version; None: not asked"
+    )
     beat_baselines: tuple[Literal["median", "tv", "nlm", "wavelet", "bm3d"], ...] = Field(
         (), description="classical methods, tuned on validation images in this run, each of which it must beat"
     )
@@ -217,7 +262,7 @@ class GateConfig(Frozen):
         return self.model_copy(update={"dry_run": False, "force": None})
 
 
-class TrackingConfig(Frozen):
+class TrackingConfig(FrozenModel):
     """Names under which MLflow keeps the runs and the models."""
 
     experiment: Annotated[str, Field(pattern=NAME)] = "denoising"
@@ -226,7 +271,7 @@ class TrackingConfig(Frozen):
     resume: str | None = Field(None, description="id of an interrupted run to go on with")
 
 
-class PipelineConfig(Frozen):
+class PipelineConfig(FrozenModel):
     """Everything a run of the pipeline depends on."""
 
     data: DataConfig = DataConfig()
@@ -255,8 +300,8 @@ class PipelineConfig(Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 of everything that bears on the result: all but `tracking`."""
-        tree = self.model_dump(mode="json", exclude={"tracking"})
-        if self.data.also is None:  # as before there was such a field, so that runs from then can be resumed
+        tree = with_former_names(self.model_dump(mode="json", exclude={"tracking"}))  # as runs from then have it
+        if self.data.extra_source is None:  # as before there was such a field, so that runs from then can be resumed
             del tree["data"]["also"]
         if self.noise.file_share == 0 and FORMER_TRAINING.items() <= tree["train"].items():  # likewise
             tree["train"] = {key: value for key, value in tree["train"].items() if key not in FORMER_TRAINING}
@@ -274,8 +319,29 @@ class PipelineConfig(Frozen):
         return dict(_leaves(tree))
 
 
-def completed(tree: dict[str, Any]) -> dict[str, Any]:
+SECTIONS: dict[str, type[Section]] = {"data": DataConfig, "gate": GateConfig}
+"""Those of which fields were renamed."""
+
+
+def with_former_names(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree of a configuration with its fields under the names they had before they were renamed."""
+    former = {
+        name: {present: old for old, present in section.former_names.items()} for name, section in SECTIONS.items()
+    }
+    return tree | {
+        name: {names.get(key, key): value for key, value in tree[name].items()}
+        for name, names in former.items()
+        if name in tree
+    }
+
+
+def add_former_defaults(tree: dict[str, Any]) -> dict[str, Any]:
     """Return the tree of a recorded configuration, which is whole, with what runs did before there were fields for it."""
+    tree = tree | {
+        name: with_present_names(tree[name], section.former_names, warn=False)
+        for name, section in SECTIONS.items()
+        if isinstance(tree.get(name), dict)
+    }
     if "file_share" in tree.get("noise", {}):
         return tree
     return tree | {"train": FORMER_TRAINING | tree.get("train", {})}
@@ -296,5 +362,5 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _times(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))

@@ -16,7 +16,7 @@ from dae import storage
 from dae.config.schema import DataConfig, config_sha256
 from dae.data.arrays import Block, DataError, images_per_block, npy_sha256
 from dae.data.sources import Part, Source, open_source
-from dae.data.splits import draw
+from dae.data.splits import draw_splits
 from dae.schemas import ImageSet, ImageSets
 
 Mapped = Callable[[], Block]
@@ -50,10 +50,10 @@ def ingest(config: DataConfig, parent: Path | None = None) -> ImageSets:
     source = open_source(config)
     digest = _digest(source, config)
     target = (parent or _parent()) / digest[:16]
-    found = storage.found(target)
+    found = storage.touch_if_exists(target)
     if not found:
-        with storage.publish(target) as draft:
-            name = source.name if config.also is None else f"{source.name} and {Path(config.also).name}"
+        with storage.atomic_folder(target) as draft:
+            name = source.name if config.extra_source is None else f"{source.name} and {Path(config.extra_source).name}"
             manifest = {"source": name, "digest": digest} | _write_splits(source, config, draft)
             storage.write_text(draft / "manifest.json", json.dumps(manifest, indent=2))
     images = _read_manifest(target)
@@ -65,12 +65,12 @@ def ingest(config: DataConfig, parent: Path | None = None) -> ImageSets:
     return images
 
 
-def digest_of(config: DataConfig) -> str:
+def compute_digest(config: DataConfig) -> str:
     """Return the digest `ingest` gives the images of a configuration, without reading more than the bytes of their files."""
     return _digest(open_source(config), config)
 
 
-def stored(digest: str) -> ImageSets | None:
+def find_stored(digest: str) -> ImageSets | None:
     """Return the images of a digest if they are in the cache, whatever has become of their source.
 
     Raises
@@ -79,10 +79,10 @@ def stored(digest: str) -> ImageSets | None:
         If they are damaged.
     """
     target = _parent() / digest[:16]
-    return _read_manifest(target) if storage.found(target) else None
+    return _read_manifest(target) if storage.touch_if_exists(target) else None
 
 
-def store_all(part: Part, name: str, target: Path) -> ImageSet:
+def store_part(part: Part, name: str, target: Path) -> ImageSet:
     """Store all the images of a part as one set, in a new folder.
 
     Raises
@@ -90,7 +90,7 @@ def store_all(part: Part, name: str, target: Path) -> ImageSet:
     DataError
         If an image breaks a rule, or there is none, when `name` is named.
     """
-    with storage.publish(target) as draft:
+    with storage.atomic_folder(target) as draft:
         shape, groups = _append(part, draft / "all.raw", None, name)
         images = _mapped(draft / "all.raw", (len(groups), *shape))
         sha256 = str(_write(draft / "all.npy", images, np.arange(len(groups)))["sha256"])
@@ -100,7 +100,7 @@ def store_all(part: Part, name: str, target: Path) -> ImageSet:
     return ImageSet(path=path, sha256=sha256, count=len(groups), height=height, width=width, channels=channels)
 
 
-def read(images: ImageSet, rows: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
+def read_images(images: ImageSet, rows: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
     """Return some images of a set as float32 in [0, 1], shape ``(n, H, W, C)``.
 
     The file is mapped anew each time, so that pages once read do not count against the process.
@@ -110,12 +110,12 @@ def read(images: ImageSet, rows: slice | NDArray[np.intp] = slice(None)) -> NDAr
     return pixels
 
 
-def blocks(count: int, shape: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
+def iterate_blocks(count: int, shape: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
     """Yield the number and the rows of each block of `count` images of a shape.
 
     Examples
     --------
-    >>> list(blocks(5, (512, 1024, 1)))
+    >>> list(iterate_blocks(5, (512, 1024, 1)))
     [(0, slice(0, 2, None)), (1, slice(2, 4, None)), (2, slice(4, 5, None))]
     """
     size = images_per_block(shape)
@@ -124,12 +124,12 @@ def blocks(count: int, shape: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
 
 
 def _parent() -> Path:
-    return storage.cache() / "images"
+    return storage.cache_folder() / "images"
 
 
 def _digest(source: Source, config: DataConfig) -> str:
     """Return the digest of the files' bytes and the configuration; what is added counts only where it is asked for."""
-    parts = [source.files, source.test_files, *([source.also.files] if source.also is not None else [])]
+    parts = [source.files, source.test_files, *([source.extra.files] if source.extra is not None else [])]
     digests = [[storage.file_sha256(file) for file in files] for files in parts]
     if source.version is not None:
         digests[0].append(source.version)
@@ -137,14 +137,14 @@ def _digest(source: Source, config: DataConfig) -> str:
         {
             "layout": LAYOUT,
             "files": digests,
-            "config": config.model_dump(mode="json", exclude={"source", "test_source", "also"}),
+            "config": config.model_dump(mode="json", exclude={"source", "test_source", "extra_source"}),
         }
     )
 
 
 def _write_splits(source: Source, config: DataConfig, folder: Path) -> dict[str, object]:
     pool, groups = _pool(source, config, folder / "pool.raw")
-    drawn = {name: (pool, rows) for name, rows in draw(source, config, groups).items()}
+    drawn = {name: (pool, rows) for name, rows in draw_splits(source, config, groups).items()}
     if source.test is not None:
         name = config.test_source or config.source
         shape, rows = _append(source.test, folder / "test.raw", config.test_limit, name)
@@ -162,8 +162,8 @@ def _write_splits(source: Source, config: DataConfig, folder: Path) -> dict[str,
 def _pool(source: Source, config: DataConfig, raw: Path) -> tuple[Mapped, NDArray[np.intp]]:
     """Gather the images that splits are drawn from: those of the source, then those that are added, in groups of their own."""
     shape, groups = _append(source.train, raw, config.limit, config.source)
-    if source.also is not None:
-        _, added = _append(source.also.part(shape), raw, None, str(config.also))
+    if source.extra is not None:
+        _, added = _append(source.extra.part(shape), raw, None, str(config.extra_source))
         groups = np.concatenate([groups, groups.max() + 1 + added])
     return _mapped(raw, (len(groups), *shape)), groups
 
@@ -195,7 +195,7 @@ def _write(path: Path, images: Mapped, rows: NDArray[np.intp]) -> dict[str, obje
     shape = (len(rows), *images().shape[1:])
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for _, part in blocks(len(rows), shape[1:]):
+        for _, part in iterate_blocks(len(rows), shape[1:]):
             file.write(images()[rows[part]].data)
     return {"sha256": npy_sha256(path), "shape": shape}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dae import random_streams
 from dae.data.arrays import Block, DataError
-from dae.data.folders import cut
+from dae.data.folders import cut_patches
 from dae.schemas import Images
 
 PATCH = 64
@@ -50,7 +50,7 @@ wood word work world would write year yes yet you young your
 """What the pages say, in no order."""
 
 
-def files() -> tuple[Path, ...]:
+def source_files() -> tuple[Path, ...]:
     """Return the fonts that the pages are drawn with.
 
     Raises
@@ -68,15 +68,15 @@ def files() -> tuple[Path, ...]:
     return fonts
 
 
-def blocks(split: str, patch: int) -> Iterator[Block]:
+def iterate_blocks(split: str, patch: int) -> Iterator[Block]:
     """Yield the patches of each page of a split, ``train`` or ``test``, in a block of its own."""
     for number in range(PAGES[split]):
-        yield cut(page(split, number), patch, Path(f"documents/{split}/{number}"))
+        yield cut_patches(draw_page(split, number), patch, Path(f"documents/{split}/{number}"))
 
 
-def page(split: str, number: int) -> Block:
+def draw_page(split: str, number: int) -> Block:
     """Return one page, the same each time: uint8, shape ``(HEIGHT, WIDTH, 1)``."""
-    random = random_streams.stream(0, "documents", split, number)
+    random = random_streams.make_stream(0, "documents", split, number)
     grey = _scanned(_typeset(random), random)
     return np.rint(grey * 255).astype(np.uint8)[..., None]
 
@@ -170,4 +170,4 @@ def _sentence(random: np.random.Generator, longest: int) -> str:
 def _font(face: str, size: int) -> Any:
     from PIL import ImageFont
 
-    return ImageFont.truetype(next(path for path in files() if path.name == face), size)
+    return ImageFont.truetype(next(path for path in source_files() if path.name == face), size)

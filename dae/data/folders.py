@@ -15,7 +15,7 @@ UNFINISHED = (".part", ".tmp")
 MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I;16L": "I;16", "I": "I;16", "RGB": "RGB", "P": "RGB"}
 
 
-def image_files(folder: Path) -> tuple[Path, ...]:
+def find_image_files(folder: Path) -> tuple[Path, ...]:
     """Return the image files below a folder, sorted by path.
 
     Raises
@@ -29,7 +29,7 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     return files
 
 
-def finished_files(folder: Path) -> tuple[Path, ...]:
+def find_finished_files(folder: Path) -> tuple[Path, ...]:
     """Return the image files below a folder that new ones are put into, sorted by path; none if there is none.
 
     A file is left out while it is being written, which its name says: it, or that of a folder it lies in, begins with a dot
@@ -90,7 +90,7 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
     return np.moveaxis(pixels, 0, -1) if planar else pixels
 
 
-def cut(image: Block, patch: int, path: Path) -> Block:
+def cut_patches(image: Block, patch: int, path: Path) -> Block:
     """Return an image's patches, side by side from the top left; what is left at the right and the bottom is dropped.
 
     Parameters
@@ -110,7 +110,7 @@ def cut(image: Block, patch: int, path: Path) -> Block:
 
     Examples
     --------
-    >>> cut(np.zeros((20, 30, 1), np.uint8), 10, Path("a.png")).shape
+    >>> cut_patches(np.zeros((20, 30, 1), np.uint8), 10, Path("a.png")).shape
     (6, 10, 10, 1)
     """
     height, width, channels = image.shape
@@ -121,7 +121,7 @@ def cut(image: Block, patch: int, path: Path) -> Block:
     return grid.swapaxes(1, 2).reshape(-1, patch, patch, channels)
 
 
-def blocks(files: tuple[Path, ...], patch: int | None, shape: tuple[int, ...] | None = None) -> Iterator[Block]:
+def iterate_blocks(files: tuple[Path, ...], patch: int | None, shape: tuple[int, ...] | None = None) -> Iterator[Block]:
     """Yield the images of a folder in blocks; with `patch`, one block of patches a file.
 
     Parameters
@@ -141,12 +141,12 @@ def blocks(files: tuple[Path, ...], patch: int | None, shape: tuple[int, ...] | 
     gathered: list[Block] = []
     for path in files:
         image = as_uint8(path, read_image(path)[None])[0]
-        made = image[None] if patch is None else cut(image, patch, path)
+        made = image[None] if patch is None else cut_patches(image, patch, path)
         first = first or made.shape[1:]
         if made.shape[1:] != first:
             cure = ", or be cut by data.patch" if patch is None and made.shape[3] == first[2] else ""
-            rule = f"must be {size(first)}" + ("" if shape else f" as {files[0].name} is{cure}")
-            raise DataError(path, rule, size(made.shape[1:]))
+            rule = f"must be {format_shape(first)}" + ("" if shape else f" as {files[0].name} is{cure}")
+            raise DataError(path, rule, format_shape(made.shape[1:]))
         if patch is not None:
             yield made
             continue
@@ -158,12 +158,12 @@ def blocks(files: tuple[Path, ...], patch: int | None, shape: tuple[int, ...] | 
         yield np.concatenate(gathered)
 
 
-def size(shape: tuple[int, ...]) -> str:
+def format_shape(shape: tuple[int, ...]) -> str:
     """Return a shape ``(H, W, C)`` in words.
 
     Examples
     --------
-    >>> size((28, 28, 1))
+    >>> format_shape((28, 28, 1))
     '28x28 with 1 channel'
     """
     return f"{shape[0]}x{shape[1]} with {shape[2]} channel{'s' if shape[2] > 1 else ''}"

@@ -39,16 +39,16 @@ def corrupt_sets(images: ImageSets, config: NoiseConfig) -> NoisySets:
         100 * config.file_share,
         "fresh every epoch" if config.training == "fresh" else "frozen",
     )
-    test = freeze(images.test, config, "test")
+    test = freeze_noise(images.test, config, "test")
     same = images.validation == images.test
     return NoisySets(
-        train=freeze(images.train, config, "train") if config.training == "frozen" else None,
-        validation=test if same else freeze(images.validation, config, "validation"),
+        train=freeze_noise(images.train, config, "train") if config.training == "frozen" else None,
+        validation=test if same else freeze_noise(images.validation, config, "validation"),
         test=test,
     )
 
 
-def freeze(images: ImageSet, config: NoiseConfig, split: str, parent: Path | None = None) -> NoisySet:
+def freeze_noise(images: ImageSet, config: NoiseConfig, split: str, parent: Path | None = None) -> NoisySet:
     """Store one draw of noise over a set, or find it stored already.
 
     Parameters
@@ -66,9 +66,9 @@ def freeze(images: ImageSet, config: NoiseConfig, split: str, parent: Path | Non
     """
     pixels = {"images": images.sha256, "shape": [images.count, *images.shape]}
     digest = config_sha256({"layout": LAYOUT, **pixels, "noise": _law(config), "split": split})
-    target = (parent or storage.cache() / "noisy") / digest[:16]
-    if not storage.found(target):
-        with storage.publish(target) as draft:
+    target = (parent or storage.cache_folder() / "noisy") / digest[:16]
+    if not storage.touch_if_exists(target):
+        with storage.atomic_folder(target) as draft:
             sha256 = _write(images, config, split, draft)
             storage.write_text(
                 draft / "manifest.json", json.dumps({"split": split, "sha256": sha256, "noise": _law(config)})
@@ -80,11 +80,11 @@ def freeze(images: ImageSet, config: NoiseConfig, split: str, parent: Path | Non
         kinds=tuple(config.shares()),
         sha256=_stored_sha256(target),
     )
-    verify(noisy)
+    verify_noisy_set(noisy)
     return noisy
 
 
-def fresh(
+def draw_fresh(
     images: ImageSet, rows: NDArray[np.intp], noise: NoiseConfig, train: TrainConfig, lap: int, block: int
 ) -> tuple[Images, Images]:
     """Return the noisy and the clean images of one block of a pass over the training images, ``(n, H, W, C)`` each.
@@ -92,12 +92,12 @@ def fresh(
     Some are windows of pages, and some get no noise, by the shares that `train` has. Each is drawn from a stream of this pass
     (`lap`, from 0) and block, whatever was drawn before.
     """
-    clean = datasets.read(images, rows)
+    clean = datasets.read_images(images, rows)
     if train.page_share:
-        _cut_from_pages(clean, train.page_share, random_streams.stream(train.seed, "pages", lap, block))
-    stream = random_streams.stream(train.seed, "noise", "train", lap, block)
+        _cut_from_pages(clean, train.page_share, random_streams.make_stream(train.seed, "pages", lap, block))
+    stream = random_streams.make_stream(train.seed, "noise", "train", lap, block)
     noisy, _ = corrupt(clean, noise.kinds, stream, file_share=noise.file_share)
-    spared = random_streams.stream(train.seed, "clean", lap, block).random(len(clean)) < train.clean_share
+    spared = random_streams.make_stream(train.seed, "clean", lap, block).random(len(clean)) < train.clean_share
     noisy[spared] = clean[spared]
     return noisy, clean
 
@@ -119,12 +119,12 @@ def read_block(noisy: NoisySet, rows: slice | NDArray[np.intp]) -> tuple[Images,
     """Return noisy images, clean images and kinds of some rows of a stored set."""
     return (
         np.array(np.load(noisy.path, mmap_mode="r")[rows]),
-        datasets.read(noisy.clean, rows),
+        datasets.read_images(noisy.clean, rows),
         np.array(np.load(noisy.kinds_path, mmap_mode="r")[rows]),
     )
 
 
-def verify(noisy: NoisySet) -> None:
+def verify_noisy_set(noisy: NoisySet) -> None:
     """Check the stored pixels, clean and noisy, against their digests.
 
     Raises
@@ -168,19 +168,19 @@ def _write(images: ImageSet, config: NoiseConfig, split: str, folder: Path) -> s
 
     def draw(part: tuple[int, slice]) -> None:
         block, rows = part
-        stream = random_streams.stream(config.seed, "noise", split, block)
-        drawn = corrupt(datasets.read(images, rows), config.kinds, stream, file_share=config.file_share)
+        stream = random_streams.make_stream(config.seed, "noise", split, block)
+        drawn = corrupt(datasets.read_images(images, rows), config.kinds, stream, file_share=config.file_share)
         for path, values in zip(paths, drawn, strict=True):
             np.load(path, mmap_mode="r+")[rows] = values  # mapped anew: written pages do not pile up
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        for _ in pool.map(draw, datasets.blocks(images.count, images.shape)):
+        for _ in pool.map(draw, datasets.iterate_blocks(images.count, images.shape)):
             pass
     return npy_sha256(*paths)
 
 
-def shuffled(images: ImageSet, seed: int, lap: int) -> Iterator[NDArray[np.intp]]:
+def iterate_shuffled(images: ImageSet, seed: int, lap: int) -> Iterator[NDArray[np.intp]]:
     """Yield the rows of each block of a pass, in that pass's seeded order."""
-    order = random_streams.stream(seed, "shuffle", lap).permutation(images.count)
-    for _, rows in datasets.blocks(images.count, images.shape):
+    order = random_streams.make_stream(seed, "shuffle", lap).permutation(images.count)
+    for _, rows in datasets.iterate_blocks(images.count, images.shape):
         yield order[rows]

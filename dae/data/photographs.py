@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dae.data.arrays import Block, DataError
-from dae.data.folders import cut, read_image
+from dae.data.folders import cut_patches, read_image
 
 PATCH = 64
 VERSION = "cb22e6eb608bc984be499f34a98f00ea1b092f3023a8a17609ee3184a8a88381"
@@ -26,7 +26,7 @@ TRAIN = (
 TEST = (("chelsea.png",), ("coffee.png",))
 
 
-def files() -> tuple[Path, ...]:
+def source_files() -> tuple[Path, ...]:
     """Return the photographs that the patches are cut from.
 
     Raises
@@ -34,10 +34,10 @@ def files() -> tuple[Path, ...]:
     DataError
         If a photograph is missing: nothing is downloaded.
     """
-    return located(TRAIN + TEST)
+    return find_photographs(TRAIN + TEST)
 
 
-def located(groups: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
+def find_photographs(groups: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
     """Return where scikit-image keeps the photographs of some groups.
 
     Raises
@@ -54,30 +54,30 @@ def located(groups: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
     return paths
 
 
-def blocks(split: str, patch: int) -> Iterator[Block]:
+def iterate_blocks(split: str, patch: int) -> Iterator[Block]:
     """Yield the patches of each group of a split, ``train`` or ``test``, in a block of its own.
 
     Patches to train on overlap by half, and are cut of each photograph as it is and at half its size; those to test on lie side
     by side.
     """
     if split == "test":
-        for path in located(TEST):
-            yield cut(np.asarray(read_image(path), np.uint8), patch, path)
+        for path in find_photographs(TEST):
+            yield cut_patches(np.asarray(read_image(path), np.uint8), patch, path)
         return
     for group in TRAIN:
-        images = [image for path in located((group,)) for image in scales(path)]
+        images = [image for path in find_photographs((group,)) for image in read_scales(path)]
         large = [image for image in images if min(image.shape[:2]) >= patch]
         if not large:
             raise DataError(group[0], f"must be at least data.patch = {patch} pixels high and wide", "a smaller one")
-        yield np.concatenate([overlapping(image, patch) for image in large])
+        yield np.concatenate([cut_overlapping(image, patch) for image in large])
 
 
-def overlapping(image: Block, patch: int) -> Block:
+def cut_overlapping(image: Block, patch: int) -> Block:
     """Return the patches of an image that begin every half patch.
 
     Examples
     --------
-    >>> overlapping(np.zeros((64, 96, 3), np.uint8), 32).shape
+    >>> cut_overlapping(np.zeros((64, 96, 3), np.uint8), 32).shape
     (15, 32, 32, 3)
     """
     step = patch // 2
@@ -85,7 +85,7 @@ def overlapping(image: Block, patch: int) -> Block:
     return np.moveaxis(windows, 2, -1).reshape(-1, patch, patch, image.shape[2])
 
 
-def scales(path: Path) -> tuple[Block, Block]:
+def read_scales(path: Path) -> tuple[Block, Block]:
     """Return a photograph as it is and at half its size."""
     from PIL import Image
 

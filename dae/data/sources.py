@@ -58,7 +58,7 @@ class Source:
     train: Part
     test: Part | None = None
     test_files: tuple[Path, ...] = ()
-    also: Addition | None = None
+    extra: Addition | None = None
     version: str | None = None
 
 
@@ -74,20 +74,22 @@ def open_source(config: DataConfig) -> Source:
     if config.test_source is not None:
         test = _open(config.test_source, config, "data.test_source")
         source = replace(source, test=test.train, test_files=test.files)
-    return source if config.also is None else replace(source, also=_addition(config.also, config))
+    return source if config.extra_source is None else replace(source, extra=_addition(config.extra_source, config))
 
 
 def _addition(spec: str, config: DataConfig) -> Addition:
     """Open what is added to a source: a folder, which new images may be put into meanwhile, or whatever a source may be."""
-    path = storage.located(spec)
+    path = storage.resolve_path(spec)
     if not path.is_dir():
-        opened = _open(spec, config, "data.also")
+        opened = _open(spec, config, "data.extra_source")
         return Addition(opened.files, partial(_of_shape, opened.train, spec))
-    files = folders_module.finished_files(path)
+    files = folders_module.find_finished_files(path)
     if not files:
-        raise DataError(path, "data.also must hold PNG, JPEG or TIFF images", "none")
+        raise DataError(path, "data.extra_source must hold PNG, JPEG or TIFF images", "none")
     patch = config.patch
-    return Addition(files, lambda shape: Part(lambda: folders_module.blocks(files, patch, shape), patch is not None))
+    return Addition(
+        files, lambda shape: Part(lambda: folders_module.iterate_blocks(files, patch, shape), patch is not None)
+    )
 
 
 def _of_shape(part: Part, spec: str, shape: tuple[int, ...]) -> Part:
@@ -96,8 +98,8 @@ def _of_shape(part: Part, spec: str, shape: tuple[int, ...]) -> Part:
     def blocks() -> Iterator[Block]:
         for block in part.blocks():
             if block.shape[1:] != shape:
-                rule = f"data.also must hold images of {folders_module.size(shape)}"
-                raise DataError(spec, rule, folders_module.size(block.shape[1:]))
+                rule = f"data.extra_source must hold images of {folders_module.format_shape(shape)}"
+                raise DataError(spec, rule, folders_module.format_shape(block.shape[1:]))
             yield block
 
     return replace(part, blocks=blocks)
@@ -106,11 +108,11 @@ def _of_shape(part: Part, spec: str, shape: tuple[int, ...]) -> Part:
 def _open(spec: str, config: DataConfig, field: str) -> Source:
     if spec in NAMED:
         return NAMED[spec](config.patch)
-    path = storage.located(spec)
+    path = storage.resolve_path(spec)
     if path.is_dir():
-        files = folders_module.image_files(path)
+        files = folders_module.find_image_files(path)
         return Source(
-            path.name, files, Part(lambda: folders_module.blocks(files, config.patch), config.patch is not None)
+            path.name, files, Part(lambda: folders_module.iterate_blocks(files, config.patch), config.patch is not None)
         )
     if not path.exists():
         raise DataError(path, f"{field} must be {', '.join(NAMED)}, a file or a folder", "no such path")
@@ -153,8 +155,8 @@ def _fashion_mnist(_: int | None) -> Source:
 def _patches(made: ModuleType, name: str, patch: int | None) -> Source:
     """Return a source of patches that a module makes, one block a group in each of its splits."""
     side = patch or made.PATCH
-    train, test = (Part(partial(made.blocks, split, side), grouped=True) for split in ("train", "test"))
-    return Source(name, made.files(), train, test, version=made.VERSION)
+    train, test = (Part(partial(made.iterate_blocks, split, side), grouped=True) for split in ("train", "test"))
+    return Source(name, made.source_files(), train, test, version=made.VERSION)
 
 
 NAMED: dict[str, Callable[[int | None], Source]] = {

@@ -11,7 +11,7 @@ from dae.data.arrays import DataError
 from dae.data.sources import Source
 
 
-def draw(source: Source, config: DataConfig, groups: NDArray[np.intp]) -> dict[str, NDArray[np.intp]]:
+def draw_splits(source: Source, config: DataConfig, groups: NDArray[np.intp]) -> dict[str, NDArray[np.intp]]:
     """Return the rows of each split that is drawn from the training images, and of those that are left to train on.
 
     Parameters
@@ -55,7 +55,7 @@ def _hold_out(
     """Draw whole groups until at least `wanted` rows are held out; at least one group must remain."""
     count = wanted if isinstance(wanted, int) else max(1, round(wanted * len(groups)))
     present = np.unique(groups[rows])
-    drawn = random_streams.stream(seed, "split", name).permutation(present)
+    drawn = random_streams.make_stream(seed, "split", name).permutation(present)
     sizes = np.cumsum(np.bincount(groups[rows], minlength=int(groups.max()) + 1)[drawn])
     needed = int(np.searchsorted(sizes, count)) + 1
     if needed >= len(present):

@@ -6,14 +6,16 @@ import time
 
 from dae.config.schema import PipelineConfig
 from dae.evaluation import baselines
-from dae.evaluation.baselines import Contender
+from dae.evaluation.baselines import BaselineResult
 from dae.schemas import ImageSets, NoisySets
 from dae.tracking import provenance, run_logging
 from dae.tracking.client import connect, experiment_id
 from dae.tracking.run_logging import log_figure, log_params
 
 
-def log(contender: Contender, config: PipelineConfig, images: ImageSets, noisy: NoisySets, started: float) -> str:
+def log_baseline(
+    contender: BaselineResult, config: PipelineConfig, images: ImageSets, noisy: NoisySets, started: float
+) -> str:
     """Store a method's scores, settings and picture as a finished run, and return the run's id.
 
     Parameters
@@ -35,16 +37,18 @@ def log(contender: Contender, config: PipelineConfig, images: ImageSets, noisy: 
         client.create_run(
             experiment_id(client, config.tracking.experiment),
             start_time=int(started * 1000),
-            tags=tags | provenance.git_tags(),
+            tags=tags | provenance.read_git_tags(),
             run_name=name,
         ).info.run_id
     )
     status = "FAILED"
     try:
-        log_params(run_id, parameters(contender, config, noisy.test.kinds))
+        log_params(run_id, baseline_params(contender, config, noisy.test.kinds))
         run_logging.log_inputs(run_id, images, noisy)
         run_logging.log_scores(run_id, contender.scores)
-        figure = figures.triptychs(baselines.pictured(contender, noisy.test), f"{name}: two of each kind of noise")
+        figure = figures.plot_triptychs(
+            baselines.make_baseline_examples(contender, noisy.test), f"{name}: two of each kind of noise"
+        )
         log_figure(run_id, figure, "overview")
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -55,7 +59,7 @@ def log(contender: Contender, config: PipelineConfig, images: ImageSets, noisy: 
     return run_id
 
 
-def parameters(contender: Contender, config: PipelineConfig, kinds: tuple[str, ...]) -> dict[str, str]:
+def baseline_params(contender: BaselineResult, config: PipelineConfig, kinds: tuple[str, ...]) -> dict[str, str]:
     """Return what a run's scores depend on: the data, the noise, the tuned settings and the numbers of images."""
     given = {key: str(value) for key, value in config.flat().items() if key.startswith(("data.", "noise."))}
     own = {

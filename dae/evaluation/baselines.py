@@ -18,15 +18,15 @@ from dae import command_lines
 from dae.config.schema import ConfigError, PipelineConfig
 from dae.data import noisy_datasets
 from dae.evaluation import metrics
-from dae.evaluation.classical import BM3D, AnyMethod, Median, NonLocalMeans, Nothing, TotalVariation, Wavelet
+from dae.evaluation.classical import BM3D, AnyMethod, Median, NoisyInput, NonLocalMeans, TotalVariation, Wavelet
 from dae.evaluation.metrics import Values
-from dae.evaluation.scores import Examples, PerImage, examples, joined, measure, summarise
-from dae.networks.predict import Denoiser, batch_size
-from dae.schemas import Frozen, Images, NoisySet, NoisySets, Scores
+from dae.evaluation.scores import Examples, PerImageScores, join_scores, make_examples, score_images, summarise
+from dae.networks.predict import Denoiser, choose_batch_size
+from dae.schemas import FrozenModel, Images, NoisySet, NoisySets, Scores
 
 CLIP = (False, True)
 GRIDS: dict[str, tuple[AnyMethod, ...]] = {
-    "nothing": (Nothing(),),
+    "nothing": (NoisyInput(),),
     "median": tuple(Median(size=size, plus=plus) for size, plus in product((3, 5, 7), (False, True))),
     "tv": tuple(
         TotalVariation(weight=weight, clip=clip)
@@ -51,14 +51,14 @@ PACKAGES = {"wavelet": "pywt", "bm3d": "bm3d"}
 Advance = Callable[[int], None]
 
 
-class Sizes(Frozen):
+class SampleSizes(FrozenModel):
     """How many validation images a method is tuned on, and how many test images it is scored on."""
 
     tune: int
     images: int
 
 
-class Contender(Frozen):
+class BaselineResult(FrozenModel):
     """A method as tuned, or a model, with its scores on `images` test images; `settings` has one for each kind of noise."""
 
     name: str
@@ -74,7 +74,7 @@ class Contender(Frozen):
         return f"{self.name}, told" if self.told else self.name
 
 
-def require(names: Sequence[str], config: PipelineConfig) -> None:
+def require_methods(names: Sequence[str], config: PipelineConfig) -> None:
     """Refuse a name that no method has, a method whose package is not installed, and tuning on test images.
 
     Raises
@@ -86,13 +86,13 @@ def require(names: Sequence[str], config: PipelineConfig) -> None:
     for name in names:
         if name not in GRIDS:
             raise ConfigError(f"--methods must be among {', '.join(GRIDS)}, received {name}")
-        if name not in available():
+        if name not in available_methods():
             note = ", which is for non-profit use alone" if name == "bm3d" else ""
-            how = command_lines.install("baselines")
+            how = command_lines.install_command("baselines")
             raise ConfigError(f"{name} needs the package {PACKAGES[name]}{note}: {how}; or leave it out")
 
 
-def require_sizes(sizes: Mapping[str, Sizes], config: PipelineConfig) -> None:
+def require_sample_sizes(sizes: Mapping[str, SampleSizes], config: PipelineConfig) -> None:
     """Refuse fewer images than there are kinds of noise.
 
     Raises
@@ -108,19 +108,21 @@ def require_sizes(sizes: Mapping[str, Sizes], config: PipelineConfig) -> None:
             )
 
 
-def available() -> tuple[str, ...]:
+def available_methods() -> tuple[str, ...]:
     """Return the methods whose packages are installed."""
     return tuple(name for name in GRIDS if name not in PACKAGES or importlib.util.find_spec(PACKAGES[name]))
 
 
-def sample(noisy: NoisySet, count: int) -> NDArray[np.intp]:
+def sample_rows(noisy: NoisySet, count: int) -> NDArray[np.intp]:
     """Return the rows of `count` images, or of all if there are fewer, spread evenly over each kind of noise."""
     by_kind = np.argsort(np.load(noisy.kinds_path), kind="stable")
     places = np.linspace(0, len(by_kind) - 1, min(count, len(by_kind))).round().astype(np.intp)
     return np.sort(by_kind[places])
 
 
-def contenders(name: str, sets: NoisySets, sizes: Sizes, advance: Advance = lambda _: None) -> Iterator[Contender]:
+def run_baseline(
+    name: str, sets: NoisySets, sizes: SampleSizes, advance: Advance = lambda _: None
+) -> Iterator[BaselineResult]:
     """Tune a method and yield it scored: blind and, where that differs, told.
 
     Parameters
@@ -130,14 +132,16 @@ def contenders(name: str, sets: NoisySets, sizes: Sizes, advance: Advance = lamb
     sets : NoisySets
     sizes : Sizes
     advance : callable
-        Told how many images were worked on, each time some were; `work` says how many there will be at most.
+        Told how many images were worked on, each time some were; `count_work` says how many there will be at most.
     """
-    blind, told = tune(GRIDS[name], sets.validation, sample(sets.validation, sizes.tune), advance)
+    blind, told = tune(GRIDS[name], sets.validation, sample_rows(sets.validation, sizes.tune), advance)
     splits = ((sets.validation, sizes.tune), (sets.test, sizes.images))
-    known: dict[tuple[str, int, int, AnyMethod], PerImage] = {}
+    known: dict[tuple[str, int, int, AnyMethod], PerImageScores] = {}
     for settings in dict.fromkeys((blind, told)):
-        validation, test = (_score(settings, noisy, sample(noisy, count), known, advance) for noisy, count in splits)
-        yield Contender(
+        validation, test = (
+            _score(settings, noisy, sample_rows(noisy, count), known, advance) for noisy, count in splits
+        )
+        yield BaselineResult(
             name=name,
             told=settings != blind,
             settings=settings,
@@ -147,19 +151,19 @@ def contenders(name: str, sets: NoisySets, sizes: Sizes, advance: Advance = lamb
         )
 
 
-def work(name: str, sizes: Sizes) -> int:
+def count_work(name: str, sizes: SampleSizes) -> int:
     """Return how many images a method works on at most."""
     return len(GRIDS[name]) * sizes.tune + 2 * (sizes.tune + sizes.images)
 
 
-def model(name: str, denoise: Denoiser, sets: NoisySets, sizes: Sizes) -> Contender:
+def score_model(name: str, denoise: Denoiser, sets: NoisySets, sizes: SampleSizes) -> BaselineResult:
     """Return a trained model scored on the images that the methods are scored on; its speed is that of one whole batch."""
     splits = ((sets.validation, sizes.tune), (sets.test, sizes.images))
-    validation, test = (measure(denoise, noisy, sample(noisy, count)) for noisy, count in splits)
-    batch = np.resize(sample(sets.test, sizes.images), batch_size(sets.test.clean.shape))
-    speed = len(batch) / measure(denoise, sets.test, batch, time.process_time).seconds
+    validation, test = (score_images(denoise, noisy, sample_rows(noisy, count)) for noisy, count in splits)
+    batch = np.resize(sample_rows(sets.test, sizes.images), choose_batch_size(sets.test.clean.shape))
+    speed = len(batch) / score_images(denoise, sets.test, batch, time.process_time).seconds
     scores = _scores(name, sets, validation, test).model_copy(update={"images_per_second": speed})
-    return Contender(name=name, images=len(test.mse), scores=scores)
+    return BaselineResult(name=name, images=len(test.mse), scores=scores)
 
 
 def tune(
@@ -178,16 +182,16 @@ def tune(
     return (best,) * len(kinds), tuple(told)
 
 
-def best_mse(name: str, noisy: NoisySet, rows: NDArray[np.intp]) -> float:
+def tune_best_mse(name: str, noisy: NoisySet, rows: NDArray[np.intp]) -> float:
     """Return a method's least mean squared error over some images of a set, which it is tuned on as well: that favours it."""
     (setting, *_), _ = tune(GRIDS[name], noisy, rows, lambda _: None)
     damaged, clean, _ = noisy_datasets.read_block(noisy, rows)
     return float(metrics.mse(setting(damaged), clean).mean())
 
 
-def pictured(contender: Contender, noisy: NoisySet, of_a_kind: int = 2) -> Examples:
+def make_baseline_examples(contender: BaselineResult, noisy: NoisySet, of_a_kind: int = 2) -> Examples:
     """Return the first test images of each kind among those the method was scored on, with what it makes of them."""
-    rows = sample(noisy, contender.images)
+    rows = sample_rows(noisy, contender.images)
     drawn = np.load(noisy.kinds_path)[rows]
     chosen = np.concatenate([rows[drawn == kind][:of_a_kind] for kind in range(len(noisy.kinds))])
     kinds = np.load(noisy.kinds_path)[chosen]
@@ -196,16 +200,16 @@ def pictured(contender: Contender, noisy: NoisySet, of_a_kind: int = 2) -> Examp
         pairs = zip(kinds, damaged, strict=True)
         return np.concatenate([contender.settings[kind](image[None]) for kind, image in pairs])
 
-    return examples(denoise, noisy, chosen)
+    return make_examples(denoise, noisy, chosen)
 
 
 def _score(
     settings: tuple[AnyMethod, ...],
     noisy: NoisySet,
     rows: NDArray[np.intp],
-    known: dict[tuple[str, int, int, AnyMethod], PerImage],
+    known: dict[tuple[str, int, int, AnyMethod], PerImageScores],
     advance: Advance,
-) -> PerImage:
+) -> PerImageScores:
     """Score each kind's images under its setting; what is `known` of another contender is not done again."""
     drawn = np.load(noisy.kinds_path)[rows]
     parts = []
@@ -214,13 +218,13 @@ def _score(
             continue
         key = (noisy.path, len(rows), kind, setting)  # validation may be the test set, with other rows
         if key not in known:
-            known[key] = measure(setting, noisy, rows[drawn == kind], time.process_time)
+            known[key] = score_images(setting, noisy, rows[drawn == kind], time.process_time)
             advance(len(known[key].mse))
         parts.append(known[key])
-    return joined(parts)
+    return join_scores(parts)
 
 
-def _scores(name: str, sets: NoisySets, validation: PerImage, test: PerImage) -> Scores:
+def _scores(name: str, sets: NoisySets, validation: PerImageScores, test: PerImageScores) -> Scores:
     return Scores(
         model_uri=name,
         validation=summarise(validation, sets.validation.kinds),

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from dae import random_streams
 from dae.evaluation.metrics import Values
-from dae.schemas import Frozen
+from dae.schemas import FrozenModel
 
 RESAMPLES = 2000
 BATCH_VALUES = 2**22
 
 
-def compare(
+def compare_errors(
     challenger: Values, champion: Values, drawn: NDArray[np.uint8], kinds: Sequence[str], confidence: float
 ) -> PairedComparison:
     """Compare the errors of two models on the same noisy images, overall and for each kind of noise.
@@ -38,12 +38,12 @@ def compare(
     groups = {kind: drawn == index for index, kind in enumerate(kinds)}
     return PairedComparison(
         confidence=confidence,
-        pooled=paired(challenger, champion, confidence),
-        per_kind={kind: paired(challenger[rows], champion[rows], confidence) for kind, rows in groups.items()},
+        pooled=compare_paired(challenger, champion, confidence),
+        per_kind={kind: compare_paired(challenger[rows], champion[rows], confidence) for kind, rows in groups.items()},
     )
 
 
-def paired(challenger: Values, champion: Values, confidence: float) -> PairedDifference:
+def compare_paired(challenger: Values, champion: Values, confidence: float) -> PairedDifference:
     """Return both means and the percentile interval of ``mean(challenger) / mean(champion) - 1`` over resampled images.
 
     The resamples are drawn from a fixed seed, so a lower error of any image never raises an end of the interval. With fewer
@@ -56,7 +56,7 @@ def paired(challenger: Values, champion: Values, confidence: float) -> PairedDif
     Examples
     --------
     >>> champion = np.linspace(0.001, 0.003, 500)
-    >>> found = paired(0.9 * champion, champion, 0.95)
+    >>> found = compare_paired(0.9 * champion, champion, 0.95)
     >>> round(found.low, 6), round(found.high, 6)
     (-0.1, -0.1)
     """
@@ -76,14 +76,14 @@ def paired(challenger: Values, champion: Values, confidence: float) -> PairedDif
                 paired=True,
                 confidence_level=confidence,
                 method="percentile",
-                rng=random_streams.stream(0, "bootstrap"),
+                rng=random_streams.make_stream(0, "bootstrap"),
             )
         low, high = found.confidence_interval
     first, second = means
     return PairedDifference(challenger=first, champion=second, low=float(low), high=float(high), count=count)
 
 
-def weighted(
+def weighted_interval(
     groups: Sequence[Values], weights: Sequence[float], reference: float, confidence: float
 ) -> tuple[float, float]:
     """Return the percentile interval of ``sum(weights * means of groups) / reference - 1``, each group resampled by itself.
@@ -103,7 +103,7 @@ def weighted(
 
     def statistic(*samples: Any, axis: int = -1) -> Any:
         means = [weight * sample.mean(axis=axis) for weight, sample in zip(weights, samples, strict=True)]
-        return rise(np.sum(means, axis=0), reference)
+        return relative_rise(np.sum(means, axis=0), reference)
 
     with np.errstate(invalid="ignore"):  # of infinite rises above a perfect reference
         found = stats.bootstrap(
@@ -114,18 +114,18 @@ def weighted(
             vectorized=True,
             confidence_level=confidence,
             method="percentile",
-            rng=random_streams.stream(0, "bootstrap"),
+            rng=random_streams.make_stream(0, "bootstrap"),
         )
     low, high = found.confidence_interval
     return float(low), float(high)
 
 
-def rise(found: Any, reference: Any) -> Any:
+def relative_rise(found: Any, reference: Any) -> Any:
     """Return ``found / reference - 1``: beside a perfect reference what is perfect is no worse, and all else infinitely so.
 
     Examples
     --------
-    >>> rise(np.array([0.5, 1.5]), 1.0).tolist(), rise(0.0, 0.0).tolist()
+    >>> relative_rise(np.array([0.5, 1.5]), 1.0).tolist(), relative_rise(0.0, 0.0).tolist()
     ([-0.5, 0.5], 0.0)
     """
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -134,10 +134,10 @@ def rise(found: Any, reference: Any) -> Any:
 
 
 def _relative_difference(challenger: Any, champion: Any, axis: int = -1) -> Any:
-    return rise(challenger.mean(axis=axis), champion.mean(axis=axis))
+    return relative_rise(challenger.mean(axis=axis), champion.mean(axis=axis))
 
 
-class PairedDifference(Frozen):
+class PairedDifference(FrozenModel):
     """MSE of challenger and champion on the same images, and the interval of their relative difference.
 
     Attributes
@@ -155,7 +155,7 @@ class PairedDifference(Frozen):
     count: int
 
 
-class PairedComparison(Frozen):
+class PairedComparison(FrozenModel):
     """Challenger and champion, scored now on the same frozen noisy validation images."""
 
     confidence: float

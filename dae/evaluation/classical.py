@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from dae.schemas import Frozen, Images
+from dae.schemas import FrozenModel, Images
 
-Strength = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Setting = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Method(Frozen, ABC):
+class Method(FrozenModel, ABC):
     """A classical method. With `clip` it is given the noisy image clipped to [0, 1]; its result is clipped always."""
 
     method: str
@@ -34,7 +34,7 @@ class Method(Frozen, ABC):
         """Return one image restored, ``(H, W, C)`` in and out; a single channel may be dropped."""
 
 
-class Nothing(Method):
+class NoisyInput(Method):
     """The noisy image as it came, clipped to [0, 1]."""
 
     method: Literal["nothing"] = "nothing"
@@ -65,7 +65,7 @@ class TotalVariation(Method):
     """Total variation (Rudin, Osher and Fatemi, 1992; Chambolle, 2004): ``skimage.restoration.denoise_tv_chambolle``."""
 
     method: Literal["tv"] = "tv"
-    weight: Strength = 0.1
+    weight: Setting = 0.1
 
     def restore(self, image: Images) -> Any:  # noqa: D102
         from skimage.restoration import denoise_tv_chambolle
@@ -77,7 +77,7 @@ class NonLocalMeans(Method):
     """Non-local means (Buades, Coll and Morel, 2005): ``skimage.restoration.denoise_nl_means``, its fast mode."""
 
     method: Literal["nlm"] = "nlm"
-    h: Strength = 0.1
+    h: Setting = 0.1
     patch_size: Annotated[int, Field(ge=1)] = 5
     patch_distance: Annotated[int, Field(ge=1)] = 6
 
@@ -95,7 +95,7 @@ class Wavelet(Method):
     """
 
     method: Literal["wavelet"] = "wavelet"
-    sigma: Strength = 0.1
+    sigma: Setting = 0.1
     wavelet: str = "db2"
     levels: Annotated[int, Field(ge=1)] = 2
 
@@ -115,7 +115,7 @@ class BM3D(Method):
     """BM3D (Dabov et al., 2007; Mäkinen, Azzari and Foi, 2020): the package bm3d, which is for non-profit use alone."""
 
     method: Literal["bm3d"] = "bm3d"
-    sigma: Strength = 0.1
+    sigma: Setting = 0.1
 
     def restore(self, image: Images) -> Any:  # noqa: D102
         import bm3d
@@ -125,4 +125,6 @@ class BM3D(Method):
         return bm3d.bm3d(image[..., 0], self.sigma)
 
 
-AnyMethod = Annotated[Nothing | Median | TotalVariation | NonLocalMeans | Wavelet | BM3D, Field(discriminator="method")]
+AnyMethod = Annotated[
+    NoisyInput | Median | TotalVariation | NonLocalMeans | Wavelet | BM3D, Field(discriminator="method")
+]

@@ -9,7 +9,7 @@ from dae.data import datasets, noisy_datasets
 from dae.evaluation import metrics
 from dae.evaluation.metrics import Values
 from dae.networks.predict import Denoiser
-from dae.noise.kinds import as_8bit
+from dae.noise.kinds import to_8bit
 from dae.schemas import CleanInput, Images, NoisySet
 
 SAMPLE = 500
@@ -18,7 +18,7 @@ BORDER = 2
 """Pixels from the edge of an image in which a convolution lacks neighbours."""
 
 
-def measure(denoise: Denoiser, noisy: NoisySet) -> CleanInput:
+def measure_clean_input(denoise: Denoiser, noisy: NoisySet) -> CleanInput:
     """Measure how much a model changes what holds no noise.
 
     Parameters
@@ -34,7 +34,9 @@ def measure(denoise: Denoiser, noisy: NoisySet) -> CleanInput:
         Mean squared changes, in squared intensity.
     """
     rows = np.unique(np.linspace(0, noisy.clean.count - 1, SAMPLE).astype(np.intp))
-    parts = [_measure_block(denoise, noisy, rows[part]) for _, part in datasets.blocks(len(rows), noisy.clean.shape)]
+    parts = [
+        _measure_block(denoise, noisy, rows[part]) for _, part in datasets.iterate_blocks(len(rows), noisy.clean.shape)
+    ]
     images, borders, bars, own = np.sum(parts, axis=0) / len(rows)
     blank = np.zeros((1, *noisy.clean.shape), np.float32)
     constants = [_change(denoise, blank + np.float32(value)).mean() for value in CONSTANTS]
@@ -54,7 +56,7 @@ def _measure_block(denoise: Denoiser, noisy: NoisySet, rows: NDArray[np.intp]) -
     frame = np.ones(clean.shape[1:3], bool)
     frame[BORDER:-BORDER, BORDER:-BORDER] = False
     bars = np.max([_change_of_bars(denoise, damaged, value) for value in (0.0, 1.0)], axis=0)
-    own = _change(denoise, as_8bit(denoise(damaged)))
+    own = _change(denoise, to_8bit(denoise(damaged)))
     return np.array(
         [changed.mean(axis=(1, 2, 3)).sum(), changed[:, frame].mean(axis=(1, 2)).sum(), bars.sum(), own.sum()]
     )

@@ -11,7 +11,7 @@ from PIL import Image
 from dae import storage
 from dae.config.schema import PipelineConfig
 from dae.data import datasets, noisy_datasets
-from dae.noise.kinds import as_8bit
+from dae.noise.kinds import to_8bit
 from dae.schemas import EIGHT_BIT, Images, NoisySet
 
 ROWS, COLUMNS = 4, 6
@@ -19,7 +19,7 @@ LARGEST = 400
 """Pixels a side of a file, beyond the first image in it."""
 
 
-def write_noisy(config: PipelineConfig, folder: Path) -> list[Path]:
+def write_noisy_examples(config: PipelineConfig, folder: Path) -> list[Path]:
     """Write a PNG file for each kind of noise: images of the test set with that noise, side by side.
 
     Parameters
@@ -50,7 +50,7 @@ def write_noisy(config: PipelineConfig, folder: Path) -> list[Path]:
         rows = np.flatnonzero(np.isin(drawn, of_kind))
         if len(rows):
             written.append(folder / f"{kind}.png")
-            with storage.drafted(written[-1]) as draft:
+            with storage.atomic_write(written[-1]) as draft:
                 Image.fromarray(_page(noisy, rows)).save(draft, format="PNG")
     return written
 
@@ -61,7 +61,7 @@ def _page(noisy: NoisySet, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
     columns = min(COLUMNS, max(1, LARGEST // width), len(rows))
     count = min(ROWS, max(1, LARGEST // height), len(rows) // columns)
     damaged: Images = noisy_datasets.read_block(noisy, rows[: count * columns])[0]
-    lines = as_8bit(damaged).reshape(count, columns, *damaged.shape[1:])
+    lines = to_8bit(damaged).reshape(count, columns, *damaged.shape[1:])
     page = np.concatenate([np.concatenate(list(line), axis=1) for line in lines], axis=0)
     pixels = np.rint(page * 255).astype(np.uint8)
     return np.asarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from dae import storage
-from dae.evaluation.scores import Examples, PerImage, examples, first_of_kind, worst
+from dae.evaluation.scores import Examples, PerImageScores, find_first_of_kind, find_worst, make_examples
 from dae.evaluation.tables import kind_label
 from dae.networks.predict import Denoiser
-from dae.noise.strength import Range
+from dae.noise.strength import StrengthRange
 from dae.schemas import Images, NoisySet
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ OF_A_KIND = 6
 WORST = 12
 
 
-def triptychs(examples: Examples, title: str) -> Figure:
+def plot_triptychs(examples: Examples, title: str) -> Figure:
     """Return clean | noisy | denoised for each example, two triptychs a line, each with its kind and its error."""
     lines = -(-len(examples.rows) // 2)
     figure = Figure(figsize=(9.6, 1.75 * lines + 0.75))
@@ -48,7 +48,7 @@ def triptychs(examples: Examples, title: str) -> Figure:
     return figure
 
 
-def article_grid(examples: Examples) -> Figure:
+def plot_article_grid(examples: Examples) -> Figure:
     """Return the article's own picture: nine test images as 3x3 grids, clean, noisy and denoised side by side."""
     figure = Figure(figsize=(9.6, 3.7))
     figure.suptitle(f"Test images {examples.rows[0]} to {examples.rows[-1]}", fontsize=12)
@@ -61,7 +61,7 @@ def article_grid(examples: Examples) -> Figure:
     return figure
 
 
-def loss_curves(history: Sequence[dict[str, float]], threshold: float | None) -> Figure:
+def plot_loss_curves(history: Sequence[dict[str, float]], threshold: float | None) -> Figure:
     """Return training loss and validation MSE over the epochs, on a logarithmic scale, with the gate's threshold."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axis = figure.subplots()
@@ -90,13 +90,13 @@ def loss_curves(history: Sequence[dict[str, float]], threshold: float | None) ->
     return figure
 
 
-def strengths(table: pd.DataFrame, trained: Mapping[str, Mapping[str, object]]) -> Figure:
+def plot_robustness(table: pd.DataFrame, trained: Mapping[str, Mapping[str, object]]) -> Figure:
     """Return the MSE over the strength of the noise, a panel for each kind, with weak noise on the left.
 
     Parameters
     ----------
     table : DataFrame
-        As `dae.evaluation.robustness.sweep` makes it.
+        As `dae.evaluation.robustness.sweep_strengths` makes it.
     trained : mapping
         For each model, the strength of each kind it was trained on: a range is shaded, a number is a dotted line.
     """
@@ -119,7 +119,7 @@ def _strengths_of_kind(axis: Axes, table: pd.DataFrame, trained: Mapping[str, ob
         colour = "#7a8899" if number == 0 else f"C{number - 1}"
         axis.plot(curve["strength"], curve["mse"], "o-", ms=3.5, color=colour, label=name)
         setting = trained.get(str(name))
-        if isinstance(setting, Range):
+        if isinstance(setting, StrengthRange):
             axis.axvspan(setting.low, setting.high, color=colour, alpha=0.12, lw=0)
         elif isinstance(setting, float):
             axis.axvline(setting, color=colour, ls=":")
@@ -129,9 +129,9 @@ def _strengths_of_kind(axis: Axes, table: pd.DataFrame, trained: Mapping[str, ob
     axis.grid(alpha=0.3)
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file, atomically."""
-    with storage.drafted(path) as draft:
+    with storage.atomic_write(path) as draft:
         figure.savefig(draft, format="png", dpi=80)
 
 
@@ -149,23 +149,26 @@ def _tiled(images: Images, columns: int) -> Images:
     return grid.reshape(lines * (height + 1), columns * (width + 1), channels)[:-1, :-1]
 
 
-def run_figures(denoise: Denoiser, noisy: NoisySet, per_image: PerImage) -> Iterator[tuple[str, Figure]]:
+def plot_run(denoise: Denoiser, noisy: NoisySet, per_image: PerImageScores) -> Iterator[tuple[str, Figure]]:
     """Yield the name and the figure of each picture of a model at work on a frozen set.
 
     ``overview`` has two images of each kind, ``kind_<kind>`` six, ``worst`` those of the largest error, and ``article_grid``
     the images the article shows, or the first nine of a set that has no 101.
     """
-    chosen = [first_of_kind(per_image, kind, OF_A_KIND) for kind in range(len(noisy.kinds))]
+    chosen = [find_first_of_kind(per_image, kind, OF_A_KIND) for kind in range(len(noisy.kinds))]
     overview = np.concatenate([rows[:2] for rows in chosen])
-    yield "overview", triptychs(examples(denoise, noisy, overview), "Test images, two of each kind of noise")
+    yield "overview", plot_triptychs(make_examples(denoise, noisy, overview), "Test images, two of each kind of noise")
     for kind, rows in zip(noisy.kinds, chosen, strict=True):
         if len(rows):
-            yield f"kind_{kind}", triptychs(examples(denoise, noisy, rows), f"Test images: {kind_label(kind)}")
-    hardest = worst(per_image, WORST)
+            yield (
+                f"kind_{kind}",
+                plot_triptychs(make_examples(denoise, noisy, rows), f"Test images: {kind_label(kind)}"),
+            )
+    hardest = find_worst(per_image, WORST)
     yield (
         "worst",
-        triptychs(examples(denoise, noisy, hardest), f"The {len(hardest)} test images it does worst on"),
+        plot_triptychs(make_examples(denoise, noisy, hardest), f"The {len(hardest)} test images it does worst on"),
     )
     grid = np.arange(noisy.clean.count)[ARTICLE_GRID]
     grid = grid if len(grid) == 9 else np.arange(min(9, noisy.clean.count))
-    yield "article_grid", article_grid(examples(denoise, noisy, grid))
+    yield "article_grid", plot_article_grid(make_examples(denoise, noisy, grid))

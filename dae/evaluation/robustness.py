@@ -19,7 +19,7 @@ from dae.evaluation.tables import Row, kind_label
 from dae.networks import predict
 from dae.networks.predict import Denoiser
 from dae.noise.kinds import NoiseKind, corrupt
-from dae.noise.strength import Range
+from dae.noise.strength import StrengthRange
 from dae.schemas import Images, ImageSet
 from dae.tracking import models
 from dae.tracking.run_logging import log_figure, log_text
@@ -37,7 +37,7 @@ NOTHING = "nothing"
 logger = logging.getLogger(__name__)
 
 
-def compare(uris: Sequence[str], split: str, count: int) -> tuple[pd.DataFrame, Figure]:
+def compare_robustness(uris: Sequence[str], split: str, count: int) -> tuple[pd.DataFrame, Figure]:
     """Measure logged models side by side, and log the table and the figure to the first one's run.
 
     The images, the kinds of noise, its seed and the range that counts as inside are those of the first model's run.
@@ -45,7 +45,7 @@ def compare(uris: Sequence[str], split: str, count: int) -> tuple[pd.DataFrame, 
     Parameters
     ----------
     uris : sequence of str
-        As `models.locate` takes them, such as ``models:/dae@champion``; the models of runs of this pipeline.
+        As `models.locate_model` takes them, such as ``models:/dae@champion``; the models of runs of this pipeline.
     split : {"validation", "test"}
     count : int
         Use only the first images.
@@ -53,8 +53,8 @@ def compare(uris: Sequence[str], split: str, count: int) -> tuple[pd.DataFrame, 
     Returns
     -------
     table : DataFrame
-        As `sweep` makes it, with a column ``trained``: whether the strength is ``weaker`` or ``stronger`` than the first model
-        was trained on, or ``inside`` of its range; empty where it was trained on a single strength.
+        As `sweep_strengths` makes it, with a column ``trained``: whether the strength is ``weaker`` or ``stronger`` than the
+        first model was trained on, or ``inside`` of its range; empty where it was trained on a single strength.
     figure : matplotlib.figure.Figure
 
     Raises
@@ -64,24 +64,26 @@ def compare(uris: Sequence[str], split: str, count: int) -> tuple[pd.DataFrame, 
     ConfigError
         If the models do not have the same held-out images: one may have been trained on another's.
     """
-    found = {uri.removeprefix("models:/"): models.locate(uri) for uri in uris}
+    found = {uri.removeprefix("models:/"): models.locate_model(uri) for uri in uris}
     runs = {name: model.run_id for name, model in found.items()}
     configs = {name: read_config(run) for name, run in runs.items()}
-    images = same_images(configs, split)
-    denoisers = {name: predict.denoiser(models.load(model.uri)) for name, model in found.items()}
-    trained = {name: strengths_of(config.noise) for name, config in configs.items()}
+    images = require_same_images(configs, split)
+    denoisers = {name: predict.make_denoiser(models.load_model(model.uri)) for name, model in found.items()}
+    trained = {name: configured_strengths(config.noise) for name, config in configs.items()}
     first = next(iter(found))
     logger.info("strengths: %s on %d %s images", ", ".join(configs), min(count, images.count), split)
-    table = sweep(denoisers, images, configs[first].noise, split, count)
+    table = sweep_strengths(denoisers, images, configs[first].noise, split, count)
     points = zip(table["kind"], table["strength"], strict=True)
-    table.insert(3, "trained", [place(trained[first][kind], STRENGTHS[kind], value) for kind, value in points])
-    figure = figures.strengths(table, trained)
+    table.insert(
+        3, "trained", [classify_strength(trained[first][kind], STRENGTHS[kind], value) for kind, value in points]
+    )
+    figure = figures.plot_robustness(table, trained)
     log_figure(runs[first], figure, "strengths")
     log_text(runs[first], table.to_csv(index=False), "strengths.csv")
     return table, figure
 
 
-def same_images(configs: Mapping[str, PipelineConfig], split: str) -> ImageSet:
+def require_same_images(configs: Mapping[str, PipelineConfig], split: str) -> ImageSet:
     """Return the images that the models of these configurations, by name, all hold out as a split.
 
     Raises
@@ -99,7 +101,7 @@ def same_images(configs: Mapping[str, PipelineConfig], split: str) -> ImageSet:
     return images
 
 
-def sweep(
+def sweep_strengths(
     denoisers: Mapping[str, Denoiser], images: ImageSet, noise: NoiseConfig, split: str, count: int
 ) -> pd.DataFrame:
     """Score denoisers, and doing nothing, at each of `STRENGTHS` of each kind in a mix.
@@ -124,11 +126,11 @@ def sweep(
     """
     everyone: dict[str, Denoiser] = {NOTHING: _clipped, **denoisers}
     errors: dict[tuple[str, str, float, str], list[Values]] = defaultdict(list)
-    for block, rows in datasets.blocks(min(count, images.count), images.shape):
-        clean = datasets.read(images, rows)
+    for block, rows in datasets.iterate_blocks(min(count, images.count), images.shape):
+        clean = datasets.read_images(images, rows)
         for kind in noise.kinds:
-            for strength, fixed in fixed_strengths(kind):
-                stream = random_streams.stream(noise.seed, "noise", "strengths", split, kind.kind, block)
+            for strength, fixed in iterate_strengths(kind):
+                stream = random_streams.make_stream(noise.seed, "noise", "strengths", split, kind.kind, block)
                 noisy, _ = corrupt(clean, [fixed], stream, file_share=noise.file_share)
                 for name, denoise in everyone.items():
                     restored = denoise(noisy)
@@ -138,33 +140,33 @@ def sweep(
     return pd.DataFrame(means, columns=["kind", "parameter", "strength", "restored_by", "mse", "psnr"])
 
 
-def fixed_strengths(kind: NoiseKind) -> Iterator[tuple[float, NoiseKind]]:
+def iterate_strengths(kind: NoiseKind) -> Iterator[tuple[float, NoiseKind]]:
     """Yield each of `STRENGTHS` of a kind with the kind at that strength, its other parameters as they are."""
     for strength in STRENGTHS[kind.kind]:
         yield strength, kind.model_copy(update={kind.strength: float(strength)})
 
 
-def strengths_of(noise: NoiseConfig) -> dict[str, object]:
-    """Return the strength that each kind in a mix is configured with: a number, a `Range` or ``grey_levels``."""
+def configured_strengths(noise: NoiseConfig) -> dict[str, object]:
+    """Return the strength that each kind in a mix is configured with: a number, a `StrengthRange` or ``grey_levels``."""
     return {kind.kind: getattr(kind, kind.strength) for kind in noise.kinds}
 
 
-def place(trained: object, order: Sequence[float], strength: float) -> str:
+def classify_strength(trained: object, order: Sequence[float], strength: float) -> str:
     """Return ``inside``, ``weaker`` or ``stronger``: where a strength lies by a range; empty where there is no range.
 
     Examples
     --------
-    >>> place(Range(low=4, high=256), STRENGTHS["poisson"], 2)  # fewer photons: more noise
+    >>> classify_strength(StrengthRange(low=4, high=256), STRENGTHS["poisson"], 2)  # fewer photons: more noise
     'stronger'
     """
-    if not isinstance(trained, Range):
+    if not isinstance(trained, StrengthRange):
         return ""
     if trained.low <= strength <= trained.high:
         return "inside"
     return "weaker" if (strength < trained.low) == (order[0] < order[-1]) else "stronger"
 
 
-def text_rows(table: pd.DataFrame) -> Iterator[Row]:
+def robustness_rows(table: pd.DataFrame) -> Iterator[Row]:
     """Yield the table as text, its header first: the MSE of doing nothing and of each model in a column of its own."""
     yield ("noise", "strength", "trained on", *(f"MSE, {name}" for name in table["restored_by"].unique()))
     for point, rows in table.groupby(["kind", "parameter", "strength", "trained"], sort=False):

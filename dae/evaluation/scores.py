@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PerImage:
+class PerImageScores:
     """Error and similarity of every image of a set, shape ``(N,)`` each, and how long the model took."""
 
     kinds: NDArray[np.uint8]
@@ -43,7 +43,7 @@ class Examples:
     mse: Values
 
 
-def evaluate(denoise: Denoiser, sets: NoisySets, model_uri: str) -> tuple[Scores, PerImage]:
+def evaluate(denoise: Denoiser, sets: NoisySets, model_uri: str) -> tuple[Scores, PerImageScores]:
     """Score a model on the frozen validation and test sets, after checking their digests.
 
     Parameters
@@ -66,34 +66,34 @@ def evaluate(denoise: Denoiser, sets: NoisySets, model_uri: str) -> tuple[Scores
         If a stored set is not what was drawn.
     """
     logger.info("evaluate: %s on the frozen validation and test sets", model_uri)
-    measured: dict[str, PerImage] = {}
+    measured: dict[str, PerImageScores] = {}
     for noisy in (sets.validation, sets.test):
         if noisy.path not in measured:
-            noisy_datasets.verify(noisy)
-            measured[noisy.path] = measure(denoise, noisy)
+            noisy_datasets.verify_noisy_set(noisy)
+            measured[noisy.path] = score_images(denoise, noisy)
     validation, test = (measured[noisy.path] for noisy in (sets.validation, sets.test))
     scores = Scores(
         model_uri=model_uri,
         validation=summarise(validation, sets.validation.kinds),
         test=summarise(test, sets.test.kinds),
         images_per_second=len(test.mse) / test.seconds,
-        clean_input=clean_input.measure(denoise, sets.validation),
+        clean_input=clean_input.measure_clean_input(denoise, sets.validation),
     )
     return scores, test
 
 
-def measure(
+def score_images(
     denoise: Denoiser,
     noisy: NoisySet,
     rows: NDArray[np.intp] | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> PerImage:
+) -> PerImageScores:
     """Score every image of a set, or those in some rows of it, a block at a time; `clock` tells the seconds."""
     rows = np.arange(noisy.clean.count) if rows is None else rows
     columns: list[tuple[Values, ...]] = []
     kinds: list[NDArray[np.uint8]] = []
     seconds = 0.0
-    for _, part in datasets.blocks(len(rows), noisy.clean.shape):
+    for _, part in datasets.iterate_blocks(len(rows), noisy.clean.shape):
         damaged, clean, drawn = noisy_datasets.read_block(noisy, rows[part])
         started = clock()
         restored = denoise(damaged)
@@ -102,26 +102,26 @@ def measure(
         columns.append(tuple(f(images, clean) for images in (restored, nothing) for f in (metrics.mse, metrics.ssim)))
         kinds.append(drawn)
     mse, ssim, mse_nothing, ssim_nothing = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return PerImage(np.concatenate(kinds), mse, ssim, mse_nothing, ssim_nothing, seconds)
+    return PerImageScores(np.concatenate(kinds), mse, ssim, mse_nothing, ssim_nothing, seconds)
 
 
-def errors(denoise: Denoiser, noisy: NoisySet) -> Values:
+def compute_errors(denoise: Denoiser, noisy: NoisySet) -> Values:
     """Return the mean squared error of every image of a set, shape ``(N,)``."""
     found = []
-    for _, rows in datasets.blocks(noisy.clean.count, noisy.clean.shape):
+    for _, rows in datasets.iterate_blocks(noisy.clean.count, noisy.clean.shape):
         damaged, clean, _ = noisy_datasets.read_block(noisy, rows)
         found.append(metrics.mse(denoise(damaged), clean))
     return np.concatenate(found)
 
 
-def joined(parts: Sequence[PerImage]) -> PerImage:
+def join_scores(parts: Sequence[PerImageScores]) -> PerImageScores:
     """Return the scores of several groups of images as one."""
     names = ("kinds", "mse", "ssim", "mse_nothing", "ssim_nothing")
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return PerImage(**columns, seconds=sum(part.seconds for part in parts))
+    return PerImageScores(**columns, seconds=sum(part.seconds for part in parts))
 
 
-def summarise(images: PerImage, kinds: Sequence[str]) -> SplitScores:
+def summarise(images: PerImageScores, kinds: Sequence[str]) -> SplitScores:
     """Return the means over all images and over those of each kind; NaN for a kind that no image got."""
 
     def means(mse: Values, ssim: Values) -> dict[str, Quality]:
@@ -138,18 +138,18 @@ def summarise(images: PerImage, kinds: Sequence[str]) -> SplitScores:
     )
 
 
-def examples(denoise: Denoiser, noisy: NoisySet, rows: NDArray[np.intp]) -> Examples:
+def make_examples(denoise: Denoiser, noisy: NoisySet, rows: NDArray[np.intp]) -> Examples:
     """Return some images of a set with what the model makes of them."""
     damaged, clean, drawn = noisy_datasets.read_block(noisy, rows)
     restored = denoise(damaged)
     return Examples(rows, [noisy.kinds[kind] for kind in drawn], clean, damaged, restored, metrics.mse(restored, clean))
 
 
-def first_of_kind(images: PerImage, kind: int, count: int) -> NDArray[np.intp]:
+def find_first_of_kind(images: PerImageScores, kind: int, count: int) -> NDArray[np.intp]:
     """Return the rows of the first images that got a kind of noise: the same in every run on the same noise."""
     return np.flatnonzero(images.kinds == kind)[:count]
 
 
-def worst(images: PerImage, count: int) -> NDArray[np.intp]:
+def find_worst(images: PerImageScores, count: int) -> NDArray[np.intp]:
     """Return the rows of the images of the largest error, the worst first."""
     return np.argsort(-images.mse, kind="stable")[:count]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from dae.evaluation.baselines import Contender
-from dae.schemas import EIGHT_BIT, Quality, Scores, mean
+from dae.evaluation.baselines import BaselineResult
+from dae.schemas import EIGHT_BIT, Quality, Scores, pool_quality
 
 Row = tuple[str, ...]
 FORMS = {"drawn": "all, as drawn", "8bit": "all, 8-bit"}
@@ -67,7 +67,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 
 
-def baseline_tables(contenders: Sequence[Contender], kinds: Sequence[str]) -> Iterator[tuple[str, Row, list[Row]]]:
+def baseline_tables(contenders: Sequence[BaselineResult], kinds: Sequence[str]) -> Iterator[tuple[str, Row, list[Row]]]:
     """Yield the title, the header and the rows of a table of test MSE for noise as drawn, and of one for noise in files."""
     drawn = [kind for kind in kinds if not kind.endswith(EIGHT_BIT)]
     filed = [kind for kind in kinds if kind.endswith(EIGHT_BIT)]
@@ -82,11 +82,11 @@ def _baseline_header(kinds: Sequence[str]) -> Row:
     return ("method", "images", *names, "all", "PSNR", "SSIM", "images/s")
 
 
-def _baseline_rows(contenders: Iterable[Contender], kinds: Sequence[str]) -> Iterator[Row]:
+def _baseline_rows(contenders: Iterable[BaselineResult], kinds: Sequence[str]) -> Iterator[Row]:
     """Yield a line of text cells a contender, of its scores on the test images with some kinds of noise."""
     for each in contenders:
         groups = [each.scores.test.per_kind[kind] for kind in kinds]
-        pooled = mean([group for group in groups if group.count])
+        pooled = pool_quality([group for group in groups if group.count])
         yield (
             each.title,
             str(pooled.count),
@@ -98,7 +98,7 @@ def _baseline_rows(contenders: Iterable[Contender], kinds: Sequence[str]) -> Ite
         )
 
 
-def baseline_settings(contenders: Iterable[Contender], kinds: Sequence[str]) -> Iterator[Row]:
+def baseline_settings(contenders: Iterable[BaselineResult], kinds: Sequence[str]) -> Iterator[Row]:
     """Yield a line of text cells for each setting that was tuned, with the number of validation images."""
     for each in contenders:
         for kind, setting in zip(kinds, each.settings, strict=False):

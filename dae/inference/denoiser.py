@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from dae.data.arrays import ImageError, Pixels, as_stack
-from dae.data.formats.base import with_alpha_kept
+from dae.data.formats.base import restore_stack
 from dae.inference import global_features, input_checks, tiling
 from dae.inference.global_features import Features
 from dae.networks import predict
 from dae.noise import estimation
-from dae.schemas import Concern, Images, TrainedOn
+from dae.schemas import DomainWarning, Images, TrainingDomain
 
 TILE = 512
 SMALLEST = 8
@@ -50,7 +50,7 @@ class ImageDenoiser:
     """
 
     def __init__(
-        self, model: Any, name: str, trained_on: TrainedOn | None = None, tile: int = TILE, strength: float = 1.0
+        self, model: Any, name: str, trained_on: TrainingDomain | None = None, tile: int = TILE, strength: float = 1.0
     ) -> None:
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must be from 0 to 1, received {strength}")
@@ -106,11 +106,11 @@ class ImageDenoiser:
             return self.restore(colours)
 
         try:
-            return with_alpha_kept(stack, restore).reshape(images.shape)
+            return restore_stack(stack, restore).reshape(images.shape)
         except ImageError as error:
             raise ValueError(f"images: {error}") from error
 
-    def concerns(self, images: Pixels) -> list[Concern]:
+    def concerns(self, images: Pixels) -> list[DomainWarning]:
         """Return how images ``(N, H, W, C)`` differ from what the model was trained on; nothing if that is unknown.
 
         Raises
@@ -122,12 +122,12 @@ class ImageDenoiser:
         if self.trained_on is None:
             return []
         size = self.trained_on.image_shape[:2]
-        each = len(list(estimation.patches(images[0], size)))
+        each = len(list(estimation.iterate_patches(images[0], size)))
         rows = np.unique(np.linspace(0, len(images) - 1, max(1, SAMPLED // each)).astype(np.intp))
-        sample = [_as_float(patch) for row in rows for patch in estimation.patches(images[row], size)]
+        sample = [_as_float(patch) for row in rows for patch in estimation.iterate_patches(images[row], size)]
         highest = max(float(_as_float(images[row].max())) for row in rows)
         grey = all(bool((band == band[..., :1]).all()) for band in _bands(images))
-        return input_checks.concerns(sample, images.shape[1:], highest, self.trained_on, grey=grey)
+        return input_checks.find_domain_warnings(sample, images.shape[1:], highest, self.trained_on, grey=grey)
 
     def restore(
         self, images: Pixels, rows_done: Callable[[int], None] = lambda rows: None, *, in_place: bool = False
@@ -157,8 +157,8 @@ class ImageDenoiser:
         sides = [
             side or max(SMALLEST, min(n, self._tile)) for n, side in zip(images.shape[1:3], self._sides, strict=True)
         ]
-        lengths = [tiling.covered(n, side) for n, side in zip(images.shape[1:3], sides, strict=True)]
-        rows, columns = (tiling.axis(length, side) for length, side in zip(lengths, sides, strict=True))
+        lengths = [tiling.covered_length(n, side) for n, side in zip(images.shape[1:3], sides, strict=True)]
+        rows, columns = (tiling.lay_tiles(length, side) for length, side in zip(lengths, sides, strict=True))
         restored = images if in_place else np.empty(images.shape, images.dtype)
         if lengths == sides:
             self._restore_whole(images, restored, (sides[0], sides[1]), rows_done)
@@ -167,8 +167,10 @@ class ImageDenoiser:
             read = functools.partial(_band, image, lengths[1])
             apply = self._apply
             if self._pooled is not None:
-                apply = functools.partial(self._apply, features=self._features(tiling.stacks(read, rows, columns)))
-            for part, band in tiling.bands(apply, read, rows, columns):
+                apply = functools.partial(
+                    self._apply, features=self._features(tiling.iterate_stacks(read, rows, columns))
+                )
+            for part, band in tiling.restore_bands(apply, read, rows, columns):
                 kept = place[part]
                 kept[...] = self._blended(band[: len(kept), : kept.shape[1]], image[part])
                 rows_done(len(kept))
@@ -179,7 +181,7 @@ class ImageDenoiser:
     ) -> None:
         """Restore images that are no larger than a tile, as many at a time as the model takes."""
         height, width = images.shape[1:3]
-        size = predict.batch_size((*sides, images.shape[3]))
+        size = predict.choose_batch_size((*sides, images.shape[3]))
         for block in (slice(start, start + size) for start in range(0, len(images), size)):
             whole = self._apply(_grown(_as_float(images[block]), *sides))
             restored[block] = self._blended(whole[:, :height, :width], images[block])
@@ -195,9 +197,9 @@ class ImageDenoiser:
         return _as_type(restored, given.dtype)
 
     @functools.cached_property
-    def _pooled(self) -> global_features.Pooled | None:
+    def _pooled(self) -> global_features.PooledModel | None:
         """The model cut at its global pooling, made when the first image is larger than a tile; None if it has none."""
-        return global_features.Pooled(self._model) if global_features.pools(self._model) else None
+        return global_features.PooledModel(self._model) if global_features.pools_globally(self._model) else None
 
     def _features(self, stacks: Iterator[Images]) -> Features:
         """Return what the model finds in the whole of an image, for each channel that it is put to by itself."""
@@ -223,8 +225,8 @@ class ImageDenoiser:
             if features is not None and self._pooled is not None:
                 restored = self._pooled.restore(tiles, features)
             else:
-                batch = min(len(tiles), predict.batch_size(tiles.shape[1:]))
-                restored = predict.denoiser(self._model, batch)(tiles)
+                batch = min(len(tiles), predict.choose_batch_size(tiles.shape[1:]))
+                restored = predict.make_denoiser(self._model, batch)(tiles)
         if not np.isfinite(restored).all():
             raise ImageError("what the model makes of an image must be finite", "NaN or infinity")
         return restored

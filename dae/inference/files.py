@@ -12,12 +12,12 @@ from dae.data import formats
 from dae.data.arrays import DataError, ImageError, Pixels
 from dae.data.formats import FORMATS, same_format
 from dae.inference.denoiser import TILE, ImageDenoiser
-from dae.schemas import Concern, Frozen
+from dae.schemas import DomainWarning, FrozenModel
 
 CHAMPION = "models:/dae@champion"
 
 
-class Outcome(Frozen):
+class FileResult(FrozenModel):
     """What became of one file: restored, left as it was because that was done before, or not done for a reason.
 
     `concerns` says how it differs from what the model was made for, and `harm` that it was not done for that.
@@ -25,7 +25,7 @@ class Outcome(Frozen):
 
     input: Path
     output: Path
-    concerns: tuple[Concern, ...] = ()
+    concerns: tuple[DomainWarning, ...] = ()
     error: str | None = None
     skipped: bool = False
     harm: bool = False
@@ -35,7 +35,7 @@ class LikelyHarmError(ValueError):
     """The model was not made for such an image, and would likely do harm."""
 
 
-def load(reference: str = CHAMPION, *, tile: int = TILE, strength: float = 1.0) -> ImageDenoiser:
+def load_denoiser(reference: str = CHAMPION, *, tile: int = TILE, strength: float = 1.0) -> ImageDenoiser:
     """Return a stored model, ready for images of any size and type.
 
     Parameters
@@ -64,7 +64,7 @@ def load(reference: str = CHAMPION, *, tile: int = TILE, strength: float = 1.0) 
     return ImageDenoiser(opened.model, name, opened.trained_on, tile, strength)
 
 
-class Concerns:
+class WarningLog:
     """What was said of files that differ from what the model was made for: each thing once, however many files it holds for."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Concerns:
         self._said: set[tuple[str, str]] = set()
         self._refused: set[tuple[str, str]] = set()
 
-    def new(self, outcome: Outcome) -> list[str]:
+    def new(self, outcome: FileResult) -> list[str]:
         """Return what is to be said of a file that was not said of another, but for what its error says."""
         self.files += bool(outcome.concerns)
         left = [each for each in outcome.concerns if outcome.error is None or not each.harmful]
@@ -80,7 +80,7 @@ class Concerns:
         self._said |= {(each.about, each.advice) for each in found}
         return [f"{outcome.input}: {each}" for each in found]
 
-    def error(self, outcome: Outcome) -> str | None:
+    def error(self, outcome: FileResult) -> str | None:
         """Return why a file was not restored, in short where another was not for the same reasons."""
         harmful = {(each.about, each.advice) for each in outcome.concerns if each.harmful}
         if outcome.error is None or not outcome.harm:
@@ -94,7 +94,7 @@ class Concerns:
         return f"{self.files} of {files} files are unlike what the model was made for" if self.files > 1 else None
 
 
-def require_place(output: Path, *, overwrite: bool) -> None:
+def require_writable_output(output: Path, *, overwrite: bool) -> None:
     """Tell before any work what would keep a file from being written.
 
     Raises
@@ -119,13 +119,13 @@ def _there(output: Path) -> DataError:
 
 def denoise_file(
     denoiser: ImageDenoiser,
-    job: Job,
+    job: FileJob,
     *,
     overwrite: bool = False,
     anyway: bool = False,
     progress: Callable[[float], None] = lambda share: None,
     finished: Callable[[Path], None] = lambda draft: None,
-) -> Outcome:
+) -> FileResult:
     """Restore one file. Whatever is wrong with it is told in the outcome; the output is there whole or not at all.
 
     Parameters
@@ -141,9 +141,9 @@ def denoise_file(
     finished : callable
         Called with the path of the finished draft, before it becomes the output.
     """
-    concerns: list[Concern] = []
+    concerns: list[DomainWarning] = []
     try:
-        require_place(job.output, overwrite=overwrite)
+        require_writable_output(job.output, overwrite=overwrite)
         described = formats.describe(job.input)
         total, page = described.pages * described.shape[0], 0
 
@@ -160,35 +160,35 @@ def denoise_file(
             except ImageError as error:
                 raise DataError(job.input, error.rule, error.found) from error
 
-        with storage.drafted(job.output, overwrite=overwrite) as draft:
+        with storage.atomic_write(job.output, overwrite=overwrite) as draft:
             formats.rewrite(job.input, draft, restore)
             finished(draft)
     except FileExistsError:  # it came to be there meanwhile
-        return Outcome(input=job.input, output=job.output, error=str(_there(job.output)))
+        return FileResult(input=job.input, output=job.output, error=str(_there(job.output)))
     except LikelyHarmError as error:
         said = f"{job.input}: not restored, since {error}; --anyway restores it all the same"
-        return Outcome(input=job.input, output=job.output, error=said, concerns=tuple(concerns), harm=True)
+        return FileResult(input=job.input, output=job.output, error=said, concerns=tuple(concerns), harm=True)
     except DataError as error:
-        return Outcome(input=job.input, output=job.output, error=str(error))
+        return FileResult(input=job.input, output=job.output, error=str(error))
     except Exception as error:  # noqa: BLE001  (one bad file must not stop the others)
-        return Outcome(
+        return FileResult(
             input=job.input, output=job.output, error=f"{job.input}: not restored: {type(error).__name__}: {error}"
         )
-    return Outcome(input=job.input, output=job.output, concerns=tuple(concerns))
+    return FileResult(input=job.input, output=job.output, concerns=tuple(concerns))
 
 
 class PlanError(ValueError):
     """Inputs and output do not go together; nothing was read or written."""
 
 
-class Job(Frozen):
+class FileJob(FrozenModel):
     """One file to restore, and where it goes."""
 
     input: Path
     output: Path
 
 
-def plan_files(inputs: Sequence[str], out: Path) -> tuple[Job, ...]:
+def plan_files(inputs: Sequence[str], out: Path) -> tuple[FileJob, ...]:
     """Return what is to be done.
 
     Parameters
@@ -213,7 +213,7 @@ def plan_files(inputs: Sequence[str], out: Path) -> tuple[Job, ...]:
         return (_single(inputs, found, out),)
     if out.exists() and not out.is_dir():
         raise PlanError(f"the output must be a folder, or an image file for a single one; {out} is a file")
-    jobs = tuple(Job(input=file, output=out / place) for file, place in found)
+    jobs = tuple(FileJob(input=file, output=out / place) for file, place in found)
     _require_apart(jobs)
     return jobs
 
@@ -222,10 +222,10 @@ def _is_file(out: Path) -> bool:
     return out.suffix.lower() in FORMATS and not out.is_dir()
 
 
-def _single(inputs: Sequence[str], found: list[tuple[Path, Path]], out: Path) -> Job:
+def _single(inputs: Sequence[str], found: list[tuple[Path, Path]], out: Path) -> FileJob:
     if len(found) != 1 or not Path(inputs[0]).is_file():
         raise PlanError(f"the output must be a folder unless the input is a single file; received {out}")
-    job = Job(input=found[0][0], output=out)
+    job = FileJob(input=found[0][0], output=out)
     if not same_format(job.input, out):
         raise PlanError(f"the output must be of the input's format, {job.input.suffix}; received {out}")
     _require_apart((job,))
@@ -278,7 +278,7 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve raises on links that lead in a circle
 
 
-def _require_apart(jobs: tuple[Job, ...]) -> None:
+def _require_apart(jobs: tuple[FileJob, ...]) -> None:
     sources = {_real(job.input) for job in jobs}
     taken: dict[Path, Path] = {}
     for job in jobs:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from dae.networks.predict import batch_size
+from dae.networks.predict import choose_batch_size
 from dae.schemas import Images
 
 Features = list[Images]
 
 
-class Pooled:
+class PooledModel:
     """A network cut at its global pooling: features from tiles, and restored tiles from given features.
 
     Parameters
@@ -64,7 +64,7 @@ class Pooled:
 
 def _batched(model: Any, inputs: list[Images]) -> Features:
     """Return a model's outputs, computed for so many tiles at a time as memory allows; the last are filled up to as many."""
-    size = min(len(inputs[0]), batch_size(inputs[0].shape[1:]))
+    size = min(len(inputs[0]), choose_batch_size(inputs[0].shape[1:]))
     found = []
     for start in range(0, len(inputs[0]), size):
         parts = [values[start : start + size] for values in inputs]
@@ -75,7 +75,7 @@ def _batched(model: Any, inputs: list[Images]) -> Features:
     return [np.concatenate(part) for part in zip(*found, strict=True)]
 
 
-def pools(model: Any) -> bool:
+def pools_globally(model: Any) -> bool:
     """Tell whether a model pools globally, so that its tiles depend on where an image is cut."""
     return bool(_layers(model))
 

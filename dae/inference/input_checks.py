@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from dae.noise.estimation import PERCENTILES, level, not_blank
-from dae.schemas import Concern, Images, TrainedOn
+from dae.noise.estimation import PERCENTILES, drop_blank, estimate_level
+from dae.schemas import DomainWarning, Images, TrainingDomain
 
 SCATTER = 1.25
 """By which factor an estimate from one small image may lie off."""
@@ -47,9 +47,9 @@ VERY_FAINT = 0.1
 """The same, where nothing of the image would be left: 12 bits of 16 are 0.06."""
 
 
-def concerns(
-    sample: list[Images], shape: tuple[int, ...], highest: float, trained: TrainedOn, *, grey: bool = False
-) -> list[Concern]:
+def find_domain_warnings(
+    sample: list[Images], shape: tuple[int, ...], highest: float, trained: TrainingDomain, *, grey: bool = False
+) -> list[DomainWarning]:
     """Return how an image differs from what a model was trained on.
 
     Parameters
@@ -71,19 +71,19 @@ def concerns(
         which show too little, nor of blank ones.
     """
     channels = 1 if grey and trained.image_shape[2] == 1 else shape[2]
-    found = [*_channels_concern(channels, trained.image_shape[2]), *_size_concern(shape, trained)]
+    found = [*_check_channels(channels, trained.image_shape[2]), *_check_size(shape, trained)]
     sides = zip(sample[0].shape[:2], trained.image_shape[:2], strict=True)
     if any(side < min(SMALLEST, usual) for side, usual in sides):
         return found
     with np.errstate(all="ignore"):  # values near the end of the range of floats
-        return [*found, *_noise_concerns(not_blank(sample), highest, trained)]
+        return [*found, *_check_noise(drop_blank(sample), highest, trained)]
 
 
-def _channels_concern(channels: int, usual: int) -> Iterator[Concern]:
+def _check_channels(channels: int, usual: int) -> Iterator[DomainWarning]:
     if channels == usual:
         return
     names = {1: "grey", 3: "colour"}
-    yield Concern(
+    yield DomainWarning(
         about="channels",
         text=f"it is in {names[channels]}, the model was trained on images in {names[usual]}",
         advice=f"convert it to {names[usual]}, or take a model of images in {names[channels]}",
@@ -91,31 +91,31 @@ def _channels_concern(channels: int, usual: int) -> Iterator[Concern]:
     )
 
 
-def _size_concern(shape: tuple[int, ...], trained: TrainedOn) -> Iterator[Concern]:
+def _check_size(shape: tuple[int, ...], trained: TrainingDomain) -> Iterator[DomainWarning]:
     usual = trained.image_shape
     ratios = [side / other for side, other in zip(shape[:2], usual[:2], strict=True)]
     if trained.windows is not False or all(1 / RESIZED <= ratio <= RESIZED for ratio in ratios):
         return
-    yield Concern(
+    yield DomainWarning(
         about="size",
         text=f"it has {shape[0]}x{shape[1]} pixels, the model was trained on whole images of {usual[0]}x{usual[1]}",
         advice="cut it into such, or take a model that was trained with train.page_share or data.patch",
     )
 
 
-def _noise_concerns(sample: list[Images], highest: float, trained: TrainedOn) -> list[Concern]:
+def _check_noise(sample: list[Images], highest: float, trained: TrainingDomain) -> list[DomainWarning]:
     if not sample:
         return []
-    found = level(sample)
+    found = estimate_level(sample)
     within = all(patch.min() >= 0 and patch.max() <= 1 for patch in sample)
     lowest, most = (trained.noise_sigma_within if within else None) or trained.noise_sigma
-    if other_range := _range_concerns(sample, highest, max(found, most), trained.intensity):
+    if other_range := _check_range(sample, highest, max(found, most), trained.intensity):
         return other_range
-    said = list(_brightness_concern(sample, trained))
+    said = list(_check_brightness(sample, trained))
     if not lowest / SCATTER <= found <= most * SCATTER:
         much = found > most
         said.append(
-            Concern(
+            DomainWarning(
                 about="noise",
                 text=f"its noise has a standard deviation of about {found:.3f}, "
                 f"the model was trained on {lowest:.3f} to {most:.3f}",
@@ -127,7 +127,7 @@ def _noise_concerns(sample: list[Images], highest: float, trained: TrainedOn) ->
         )
     if trained.unclipped and found > PLAIN and _cut_off(sample, found):
         said.append(
-            Concern(
+            DomainWarning(
                 about="clipping",
                 text="its noise seems to be cut off at 0 and 1, as it is in most files, "
                 "and the model was trained on noise that goes beyond",
@@ -137,7 +137,7 @@ def _noise_concerns(sample: list[Images], highest: float, trained: TrainedOn) ->
     return said
 
 
-def _brightness_concern(sample: list[Images], trained: TrainedOn) -> Iterator[Concern]:
+def _check_brightness(sample: list[Images], trained: TrainingDomain) -> Iterator[DomainWarning]:
     mean = float(np.mean([patch.mean(dtype=np.float64) for patch in sample]))
     if trained.brightness is None:
         return
@@ -145,7 +145,7 @@ def _brightness_concern(sample: list[Images], trained: TrainedOn) -> Iterator[Co
     if low / BRIGHT - MARGIN / 2 <= mean <= high * BRIGHT:
         return
     inverted = low / BRIGHT <= 1 - mean <= high * BRIGHT
-    yield Concern(
+    yield DomainWarning(
         about="brightness",
         text=f"its mean intensity is {mean:.2f}, that of the images the model was trained on {low:.2f} to {high:.2f}",
         advice="invert it, if bright and dark are the other way round" if inverted else "take a model of such images",
@@ -164,7 +164,9 @@ def _cut_off(sample: list[Images], noise: float) -> bool:
     return False
 
 
-def _range_concerns(sample: list[Images], highest: float, noise: float, trained: tuple[float, float]) -> list[Concern]:
+def _check_range(
+    sample: list[Images], highest: float, noise: float, trained: tuple[float, float]
+) -> list[DomainWarning]:
     """Compare ranges by local means, in which noise is a `BLOCK`th of what it is."""
     low, high = trained
     means = np.concatenate([_local_means(patch) for patch in sample])
@@ -180,7 +182,7 @@ def _range_concerns(sample: list[Images], highest: float, noise: float, trained:
         harmful = highest < low + VERY_FAINT * (high - low)
     else:
         return []
-    return [Concern(about="intensities", text=text, advice=advice, harmful=harmful)]
+    return [DomainWarning(about="intensities", text=text, advice=advice, harmful=harmful)]
 
 
 def _local_means(patch: Images) -> NDArray[np.float32]:

@@ -34,7 +34,7 @@ class ExportError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Exported:
+class OnnxExport:
     """An ONNX file: its size in bytes, and the largest absolute difference from Keras over images of the shapes checked."""
 
     path: Path
@@ -51,20 +51,20 @@ class Exported:
         )
 
 
-def export_model(reference: str, path: Path, *, overwrite: bool = False, tolerance: float = TOLERANCE) -> Exported:
+def export_model(reference: str, path: Path, *, overwrite: bool = False, tolerance: float = TOLERANCE) -> OnnxExport:
     """Export a model that lies in MLflow or in a file.
 
     Parameters
     ----------
     reference : str
-        A ``.keras`` file, or what `models.locate` takes.
+        A ``.keras`` file, or what `models.locate_model` takes.
     path, overwrite, tolerance
-        As `to_onnx` has them.
+        As `write_onnx` has them.
 
     Raises
     ------
     ExportError
-        As `to_onnx` does.
+        As `write_onnx` does.
     ModelError
         If there is no such model, or it cannot be read.
     """
@@ -74,13 +74,15 @@ def export_model(reference: str, path: Path, *, overwrite: bool = False, toleran
 
     opened = models.open_model(reference)
     if (found := opened.located) is None:
-        return to_onnx(opened.model, path, overwrite=overwrite, tolerance=tolerance)
+        return write_onnx(opened.model, path, overwrite=overwrite, tolerance=tolerance)
     shape = runs.read_image_shape(found.run_id)
     about = {"model": found.uri, "run_id": found.run_id, "git_commit": runs.read_git_commit(found.run_id)}
-    return to_onnx(opened.model, path, size=shape and shape[:2], about=about, overwrite=overwrite, tolerance=tolerance)
+    return write_onnx(
+        opened.model, path, size=shape and shape[:2], about=about, overwrite=overwrite, tolerance=tolerance
+    )
 
 
-def to_onnx(
+def write_onnx(
     model: Any,
     path: Path,
     *,
@@ -88,7 +90,7 @@ def to_onnx(
     about: Mapping[str, str] | None = None,
     overwrite: bool = False,
     tolerance: float = TOLERANCE,
-) -> Exported:
+) -> OnnxExport:
     """Write a Keras model as an ONNX file, whole or not at all.
 
     Parameters
@@ -113,8 +115,8 @@ def to_onnx(
     _require(path, overwrite=overwrite)
     if len(model.input_shape) != 4 or model.input_shape[-1] not in (1, 3):
         raise ExportError(f"the model must take images (N, H, W, C), C 1 or 3; this one takes {model.input_shape}")
-    cases = images(_shapes(model.input_shape, size))
-    with storage.drafted(path) as draft:
+    cases = make_test_images(_shapes(model.input_shape, size))
+    with storage.atomic_write(path) as draft:
         try:
             _convert(model, draft, about or {})
             difference = _difference(model, draft, cases)
@@ -124,12 +126,14 @@ def to_onnx(
             raise ExportError(
                 f"outputs of ONNX Runtime must be within {tolerance:g} of Keras's; they differ by {difference:.3g}"
             )
-        return Exported(path, draft.stat().st_size, OPSET, difference, tuple(case.shape for case in cases))
+        return OnnxExport(path, draft.stat().st_size, OPSET, difference, tuple(case.shape for case in cases))
 
 
 def _require(path: Path, *, overwrite: bool) -> None:
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise ExportError(f"export needs {' and '.join(missing)}, of the extra onnx: {command_lines.install('onnx')}")
+        raise ExportError(
+            f"export needs {' and '.join(missing)}, of the extra onnx: {command_lines.install_command('onnx')}"
+        )
     if (backend_name := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
         raise ExportError(f"export needs Keras on TensorFlow, KERAS_BACKEND is {backend_name}")
     if not os.access(path.parent, os.W_OK):
@@ -145,12 +149,12 @@ def _shapes(taken: tuple[Any, ...], size: tuple[int, int] | None) -> list[tuple[
     return [(*each, channels) for each in sizes]
 
 
-def images(shapes: Sequence[tuple[int, int, int]]) -> list[Images]:
+def make_test_images(shapes: Sequence[tuple[int, int, int]]) -> list[Images]:
     """Return batches of one image and of several, of each shape, with all the kinds of noise there are by default."""
     made = []
     for shape in shapes:
         for count in BATCHES:
-            draw = random_streams.stream(0, "export", *shape, count)
+            draw = random_streams.make_stream(0, "export", *shape, count)
             clean = np.clip(draw.uniform(-0.5, 1.5, (count, *shape)), 0, 1)
             made.append(corrupt((np.round(clean * 255) / 255).astype(np.float32), NoiseConfig().kinds, draw)[0])
     return made
@@ -161,7 +165,7 @@ def _quiet() -> Iterator[None]:
     """Keep TensorFlow and the converter from writing to the terminal."""
     loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx", "absl")]
     levels = [logger.level for logger in loggers]
-    with runtime.muted(), warnings.catch_warnings():
+    with runtime.silence_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from dae import storage
 from dae.inference.denoiser import ImageDenoiser
-from dae.inference.files import Job, Outcome, denoise_file
-from dae.schemas import Frozen
+from dae.inference.files import FileJob, FileResult, denoise_file
+from dae.schemas import FrozenModel
 
 FOLDER = ".dae"
 LONGEST = 250
 
 
-class Finished(Frozen):
+class FinishedFile(FrozenModel):
     """One output: the digests of what it was made of and of itself, the model, and when.
 
     Attributes
@@ -35,14 +35,14 @@ class Finished(Frozen):
 
 
 def denoise_unfinished(
-    jobs: Sequence[Job],
+    jobs: Sequence[FileJob],
     out: Path,
     model: str,
     load: Callable[[], ImageDenoiser],
     *,
     overwrite: bool = False,
     anyway: bool = False,
-) -> list[Outcome]:
+) -> list[FileResult]:
     """Restore those of some files that are not done.
 
     Parameters
@@ -70,21 +70,21 @@ def denoise_unfinished(
 
 
 def _one(
-    job: Job, out: Path, model: str, load: Callable[[], ImageDenoiser], *, overwrite: bool, anyway: bool
-) -> Outcome:
+    job: FileJob, out: Path, model: str, load: Callable[[], ImageDenoiser], *, overwrite: bool, anyway: bool
+) -> FileResult:
     record = out / FOLDER / job.output.relative_to(out).with_name(_record_name(job.output.name))
     try:
         before, digest, present = _read(record), storage.file_sha256(job.input), _digest(job.output)
     except OSError as error:
-        return Outcome(input=job.input, output=job.output, error=f"{job.input}: cannot be read: {error}")
+        return FileResult(input=job.input, output=job.output, error=f"{job.input}: cannot be read: {error}")
     ours = before is not None and present in (before.output_sha256, before.replaces_sha256)
     if before is not None and (digest, present) == (before.input_sha256, before.output_sha256):  # noqa: SIM102
         if before.model == model or not overwrite:
-            return Outcome(input=job.input, output=job.output, skipped=True)
+            return FileResult(input=job.input, output=job.output, skipped=True)
 
     def finished(draft: Path) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        made = Finished(
+        made = FinishedFile(
             input_sha256=digest,
             output_sha256=storage.file_sha256(draft),
             replaces_sha256=present,
@@ -107,9 +107,9 @@ def _digest(path: Path) -> str | None:
     return storage.file_sha256(path) if path.is_file() else None
 
 
-def _read(record: Path) -> Finished | None:
+def _read(record: Path) -> FinishedFile | None:
     """Return a record; one that cannot be understood is none."""
     try:
-        return Finished.model_validate_json(record.read_text(encoding="utf-8"))
+        return FinishedFile.model_validate_json(record.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None

@@ -35,13 +35,13 @@ class Axis:
     weights: NDArray[np.float32]
 
 
-def axis(length: int, tile: int, overlap: int | None = None) -> Axis:
+def lay_tiles(length: int, tile: int, overlap: int | None = None) -> Axis:
     """Lay tiles along an axis.
 
     Parameters
     ----------
     length : int
-        Pixels of the axis, one that `covered` returns.
+        Pixels of the axis, one that `covered_length` returns.
     tile : int
         Side of a tile.
     overlap : int, optional
@@ -56,7 +56,7 @@ def axis(length: int, tile: int, overlap: int | None = None) -> Axis:
 
     Examples
     --------
-    >>> axis(100, 40, 8).starts
+    >>> lay_tiles(100, 40, 8).starts
     (0, 28, 60)
     """
     overlap = min(tile // 2, max(24, tile // 8)) if overlap is None else overlap
@@ -73,12 +73,12 @@ def axis(length: int, tile: int, overlap: int | None = None) -> Axis:
     return Axis(tile, starts, weights.astype(np.float32))
 
 
-def covered(length: int, tile: int) -> int:
+def covered_length(length: int, tile: int) -> int:
     """Return the pixels that tiles cover where an image has so many: as many, or a few more.
 
     Examples
     --------
-    >>> covered(101, 40), covered(7, 40)
+    >>> covered_length(101, 40), covered_length(7, 40)
     (104, 40)
     """
     return tile + max(0, -(-(length - tile) // CELL) * CELL)
@@ -90,7 +90,7 @@ def _window(tile: int, overlap: int) -> NDArray[np.float64]:
     return np.asarray(np.sin(np.pi / 2 * np.clip((inside - margin) / max(1, overlap - 2 * margin), 0, 1)) ** 2)
 
 
-def bands(apply: Apply, read: Read, rows: Axis, columns: Axis) -> Iterator[tuple[slice, Images]]:
+def restore_bands(apply: Apply, read: Read, rows: Axis, columns: Axis) -> Iterator[tuple[slice, Images]]:
     """Yield an image as a model restores it, a band of finished rows at a time, from the top.
 
     Parameters
@@ -122,7 +122,7 @@ def bands(apply: Apply, read: Read, rows: Axis, columns: Axis) -> Iterator[tuple
         yield slice(start, start + final), strip[:final]
 
 
-def stacks(read: Read, rows: Axis, columns: Axis) -> Iterator[Images]:
+def iterate_stacks(read: Read, rows: Axis, columns: Axis) -> Iterator[Images]:
     """Yield all tiles of an image, those of a band ``(n, rows.tile, columns.tile, C)`` at a time."""
     for start in rows.starts:
         yield _cut(read(slice(start, start + rows.tile)), columns)

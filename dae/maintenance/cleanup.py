@@ -20,8 +20,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from dae import storage
 from dae.maintenance import inventory, retention
-from dae.maintenance.inventory import Folder, State
-from dae.maintenance.retention import Choice, Item, Wish
+from dae.maintenance.inventory import Folder, Inventory
+from dae.maintenance.retention import CleanupItem, CleanupPlan, RetentionPolicy
 from dae.tracking.client import connect
 
 FOLDERS = ("images", "noise", "checkpoint", "draft")
@@ -31,7 +31,7 @@ class AliasError(RuntimeError):
     """A version has an alias, and is not removed."""
 
 
-def choose(wish: Wish) -> Choice:
+def plan(wish: RetentionPolicy) -> CleanupPlan:
     """Return what may go now, with sizes, and what stays; nothing is changed.
 
     Raises
@@ -39,12 +39,12 @@ def choose(wish: Wish) -> Choice:
     LedgerError, MlflowException
         If the store, the registry or a ledger cannot be read.
     """
-    choice = retention.choose(inventory.take_inventory(), wish, time.time())
+    choice = retention.plan_cleanup(inventory.take_inventory(), wish, time.time())
     client = connect()
     return choice.model_copy(update={"items": tuple(_sized(client, item) for item in choice.items)})
 
 
-def remove(item: Item, wish: Wish) -> bool:
+def remove_item(item: CleanupItem, wish: RetentionPolicy) -> bool:
     """Remove one thing if it may still go; tell whether it is gone.
 
     Raises
@@ -72,7 +72,7 @@ def remove(item: Item, wish: Wish) -> bool:
     return True
 
 
-def for_good() -> bool:
+def removes_for_good() -> bool:
     """Tell whether removed runs are gone for good; through a server, ``mlflow gc`` there removes what is left of them."""
     return inventory.can_remove(connect())
 
@@ -116,13 +116,13 @@ def _aliases_stay() -> Iterator[None]:
         event.remove(SqlRegisteredModelAlias, "before_delete", refuse)
 
 
-def _still(item: Item, state: State, wish: Wish) -> Item | None:
+def _still(item: CleanupItem, state: Inventory, wish: RetentionPolicy) -> CleanupItem | None:
     """Return an item as it is now, if it may still go."""
-    found = retention.choose(state, wish, time.time()).items
+    found = retention.plan_cleanup(state, wish, time.time()).items
     return next((each for each in found if (each.what, each.id) == (item.what, item.id)), None)
 
 
-def _folder(item: Item) -> Folder:
+def _folder(item: CleanupItem) -> Folder:
     run_id = Path(item.id).name if item.what == "checkpoint" else None
     return Folder(what=item.what, path=item.id, used=0, run_id=run_id)
 
@@ -161,9 +161,9 @@ def _delete_files(uri: str) -> None:
             Path(url2pathname(urlsplit(uri).path)).parent.rmdir()
 
 
-def _sized(client: MlflowClient, item: Item) -> Item:
+def _sized(client: MlflowClient, item: CleanupItem) -> CleanupItem:
     if item.what in FOLDERS:
-        return item.model_copy(update={"size": inventory.folder_size(storage.cache() / item.id)})
+        return item.model_copy(update={"size": inventory.folder_size(storage.cache_folder() / item.id)})
     uris = [client.get_run(item.id).info.artifact_uri]
     for model_id in item.models:
         with suppress(MlflowException):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dae.config.schema import ConfigError
-from dae.schemas import Frozen
+from dae.schemas import FrozenModel
 from dae.tracking import provenance
 from dae.tracking.client import TrackingError
 from dae.tracking.runs import RecordedRun, parse_requirements
@@ -19,7 +19,7 @@ SLACK = 1e-9
 PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "numpy", "jax", "jaxlib")
 
 
-class Compared(Frozen):
+class ScoreComparison(FrozenModel):
     """One score: its mean squared error as recorded and as found, None where there is none.
 
     Attributes
@@ -35,7 +35,7 @@ class Compared(Frozen):
     agrees: bool
 
 
-def require(tolerance: float) -> None:
+def require_tolerance(tolerance: float) -> None:
     """Refuse a tolerance that is none.
 
     Raises
@@ -47,12 +47,14 @@ def require(tolerance: float) -> None:
         raise ConfigError(f"--tolerance must be 0 or more, such as 0.01 for 1%, received {tolerance}")
 
 
-def compare(recorded: Mapping[str, float], found: Mapping[str, float], tolerance: float) -> tuple[Compared, ...]:
+def compare_scores(
+    recorded: Mapping[str, float], found: Mapping[str, float], tolerance: float
+) -> tuple[ScoreComparison, ...]:
     """Return every score of either side. One that is missing or not a finite number agrees with nothing.
 
     Examples
     --------
-    >>> [each.agrees for each in compare({"test_mse": 0.01, "best_val_mse": 0.01}, {"test_mse": 0.0101}, 0.01)]
+    >>> [each.agrees for each in compare_scores({"test_mse": 0.01, "best_val_mse": 0.01}, {"test_mse": 0.0101}, 0.01)]
     [False, True]
     """
     return tuple(
@@ -61,11 +63,11 @@ def compare(recorded: Mapping[str, float], found: Mapping[str, float], tolerance
     )
 
 
-def _compared(name: str, recorded: float | None, found: float | None, tolerance: float) -> Compared:
+def _compared(name: str, recorded: float | None, found: float | None, tolerance: float) -> ScoreComparison:
     if recorded is None or found is None or not (math.isfinite(recorded) and math.isfinite(found)):
-        return Compared(name=name, recorded=recorded, found=found, difference=None, agrees=False)
+        return ScoreComparison(name=name, recorded=recorded, found=found, difference=None, agrees=False)
     apart = abs(found - recorded)
-    return Compared(
+    return ScoreComparison(
         name=name,
         recorded=recorded,
         found=found,
@@ -99,7 +101,7 @@ def environment_differences(run: RecordedRun) -> list[str]:
     """Return, in words, where the packages and the machine here are others than those of a run. Imports no Keras."""
     if not run.packages:
         return ["the run did not record its packages", *other_machine(run.machine, _machine())]
-    here = parse_requirements(provenance.requirements())
+    here = parse_requirements(provenance.list_requirements())
     packages = [(name, run.packages.get(name), here.get(name)) for name in PACKAGES]
     notes = [f"{name} was {then or 'absent'}, is {now or 'absent'}" for name, then, now in packages if then != now]
     return notes + other_machine(run.machine, _machine())

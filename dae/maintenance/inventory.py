@@ -18,8 +18,8 @@ from pydantic import Field
 
 from dae import storage
 from dae.promotion import audit_log
-from dae.promotion.history import Entry
-from dae.schemas import Frozen
+from dae.promotion.history import AuditEntry
+from dae.schemas import FrozenModel
 from dae.tracking.client import connect, iterate_pages
 from dae.tracking.runs import DIGESTS, NEEDED_UNTIL, read_needed_until
 
@@ -30,7 +30,7 @@ DRAFT = re.compile(r"\..+-.+")
 PAGE = 1000
 
 
-class Version(Frozen):
+class Version(FrozenModel):
     """A registered version: where it lies, who made it, and the digests of the images and the noise it was scored on."""
 
     name: str
@@ -42,7 +42,7 @@ class Version(Frozen):
     digests: frozenset[str] = frozenset()
 
 
-class Run(Frozen):
+class Run(FrozenModel):
     """A run of MLflow, whoever made it. Times are in seconds since the epoch.
 
     Attributes
@@ -69,7 +69,7 @@ class Run(Frozen):
     needed_until: float = 0.0
 
 
-class Folder(Frozen):
+class Folder(FrozenModel):
     """A folder of the cache: when it was last used, what it holds, and for a checkpoint whose it is."""
 
     what: What
@@ -79,19 +79,19 @@ class Folder(Frozen):
     run_id: str | None = None
 
 
-class State(Frozen):
+class Inventory(FrozenModel):
     """All there is, at one moment; the ledgers by the name of their registered model."""
 
     runs: tuple[Run, ...] = ()
     versions: tuple[Version, ...] = ()
-    ledgers: dict[str, tuple[Entry, ...]] = Field({})
+    ledgers: dict[str, tuple[AuditEntry, ...]] = Field({})
     folders: tuple[Folder, ...] = ()
 
 
 def cached_folders() -> Iterator[Folder]:
     """Yield every folder of the cache; one that vanishes meanwhile is left out."""
     for parent, what in KINDS.items():
-        root = storage.cache() / parent
+        root = storage.cache_folder() / parent
         for path in sorted(root.iterdir()) if root.is_dir() else ():
             if found := read_folder(path, what):
                 yield found
@@ -110,7 +110,7 @@ def read_folder(path: Path, what: What) -> Folder | None:
 
 def reread_folder(folder: Folder) -> Folder | None:
     """Return a folder as it is now; None if it is gone."""
-    path = storage.cache() / folder.path
+    path = storage.cache_folder() / folder.path
     return read_folder(path, KINDS[path.parent.name])
 
 
@@ -125,7 +125,7 @@ def remove_folder(folder: Folder) -> bool:
     It is moved aside first: whoever looks for it from then on does not find it, and makes it anew. What was used in the
     moment before is put back.
     """
-    path = storage.cache() / folder.path
+    path = storage.cache_folder() / folder.path
     aside = path if folder.what == "draft" else path.with_name(f".{path.name}-removed{os.getpid()}")
     try:
         path.rename(aside)
@@ -160,7 +160,7 @@ def _manifest_digests(path: Path) -> frozenset[str]:
         return frozenset()
 
 
-def take_inventory(run_ids: Collection[str] | None = None) -> State:
+def take_inventory(run_ids: Collection[str] | None = None) -> Inventory:
     """Return all there is; given the ids of some runs, of the runs those and what protects other things.
 
     Raises
@@ -179,15 +179,15 @@ def take_inventory(run_ids: Collection[str] | None = None) -> State:
         found = _active(client, list(experiments)) + [run for each in run_ids if (run := _get(client, each))]
         models = _models(client, list(experiments), run_ids)
     runs = {run.info.run_id: run for run in found if can_remove(client) or run.info.lifecycle_stage == "active"}
-    return State(
+    return Inventory(
         runs=tuple(_run(run, experiments[run.info.experiment_id], models) for run in runs.values()),
         versions=tuple(_versions(client)),
-        ledgers=_ledgers(client, experiments.values()),
+        ledgers=_audit_logs(client, experiments.values()),
         folders=tuple(cached_folders()) if run_ids is None else (),
     )
 
 
-def folder_inventory(folder: Folder) -> State:
+def folder_inventory(folder: Folder) -> Inventory:
     """Return a folder as it is now, and all that bears on whether it may go."""
     now = reread_folder(folder)
     state = take_inventory([folder.run_id] if folder.run_id else [])
@@ -199,14 +199,14 @@ def can_remove(client: MlflowClient) -> bool:
     return hasattr(client._tracking_client.store, "_hard_delete_run")
 
 
-def _ledgers(client: MlflowClient, experiments: Iterable[Any]) -> dict[str, tuple[Entry, ...]]:
+def _audit_logs(client: MlflowClient, experiments: Iterable[Any]) -> dict[str, tuple[AuditEntry, ...]]:
     found = {}
     for each in experiments:
-        if (name := each.tags.get(audit_log.LEDGER_TAG)) is None:
+        if (name := each.tags.get(audit_log.AUDIT_LOG_TAG)) is None:
             continue
-        found[name] = audit_log.read(name)
+        found[name] = audit_log.read_entries(name)
         if not found[name] and any(run.data.params for run in _search(client, [each.experiment_id])):
-            raise audit_log.LedgerError(
+            raise audit_log.AuditLogError(
                 f"experiment {each.name!r} holds the ledger of {name}, which is not found there"
             )
     return found
@@ -256,7 +256,7 @@ def _run(run: Any, experiment: Any, models: dict[str, list[str]]) -> Run:
         started=(info.start_time or 0) / 1000,
         ended=info.end_time / 1000 if info.end_time else None,
         ours="config_digest" in tags or tags.get("kind") == "baseline",
-        ledger=audit_log.LEDGER_TAG in tags or audit_log.LEDGER_TAG in experiment.tags,
+        ledger=audit_log.AUDIT_LOG_TAG in tags or audit_log.AUDIT_LOG_TAG in experiment.tags,
         baseline=tags.get("kind") == "baseline",
         model_name=run.data.params.get("tracking.model_name"),
         models=tuple(dict.fromkeys([*models.get(info.run_id, ()), *(each.model_id for each in outputs)])),

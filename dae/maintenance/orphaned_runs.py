@@ -8,13 +8,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from dae.schemas import Frozen
+from dae.schemas import FrozenModel
 from dae.tracking import provenance
 from dae.tracking.client import FLOW_RUN, PROCESS, connect, experiment_ids, iterate_pages
 from dae.tracking.runs import END_TAGS
 
 
-class Running(Frozen):
+class RunningRun(FrozenModel):
     """A run that MLflow has as running. `alive`: whether its process is; None where that cannot be seen from here."""
 
     run_id: str
@@ -23,7 +23,7 @@ class Running(Frozen):
     alive: bool | None
 
 
-def running() -> list[Running]:
+def find_running() -> list[RunningRun]:
     """Return the pipeline's runs that MLflow has as running."""
     client = connect()
     return [_running(run) for run in _search(client)]
@@ -35,17 +35,17 @@ def _search(client: MlflowClient) -> Iterator[Run]:
         yield from (run for run in runs if FLOW_RUN in run.data.tags)
 
 
-def _running(run: Run) -> Running:
+def _running(run: Run) -> RunningRun:
     tags = run.data.tags
-    return Running(
+    return RunningRun(
         run_id=run.info.run_id,
         name=str(run.info.run_name),
         flow_run_id=tags.get(FLOW_RUN),
-        alive=provenance.runs(tags.get(PROCESS, "")),
+        alive=provenance.is_running(tags.get(PROCESS, "")),
     )
 
 
-def close(run: Running, reason: str) -> bool:
+def close_run(run: RunningRun, reason: str) -> bool:
     """End a run as stopped, and say in its tags why; tell whether it was still as it was found.
 
     What it logged stays, and so does its checkpoint: it can be resumed.

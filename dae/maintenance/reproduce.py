@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import IO
 
 from dae.config import loading
-from dae.config.schema import ConfigError, completed
+from dae.config.schema import ConfigError, add_former_defaults
 from dae.data import datasets
 from dae.data.arrays import DataError
 from dae.maintenance import compare_runs, rerun
-from dae.maintenance.compare_runs import Compared
-from dae.maintenance.rerun import Code, RetrainingError
-from dae.schemas import Frozen, ImageSets
+from dae.maintenance.compare_runs import ScoreComparison
+from dae.maintenance.rerun import RerunError, SourceCode
+from dae.schemas import FrozenModel, ImageSets
 from dae.tracking import runs
 from dae.tracking.client import connect
 from dae.tracking.run_logging import set_tags
@@ -24,7 +24,7 @@ HOURS = 24
 """For so long `dae gc` leaves the run that is made again alone, whatever its age."""
 
 
-class Digest(Frozen):
+class DigestComparison(FrozenModel):
     """A digest of images or noise, as recorded and as found; None where there is none. One not recorded agrees with any."""
 
     name: str
@@ -33,15 +33,15 @@ class Digest(Frozen):
     agrees: bool
 
 
-class Reproduction(Frozen):
+class Reproduction(FrozenModel):
     """What came out: both runs, the code that trained, scores and digests side by side, and what else was different."""
 
     run_id: str
     reproduced_by: str
     tolerance: float
     code: str
-    scores: tuple[Compared, ...]
-    digests: tuple[Digest, ...]
+    scores: tuple[ScoreComparison, ...]
+    digests: tuple[DigestComparison, ...]
     notes: tuple[str, ...]
 
     @property
@@ -54,7 +54,7 @@ class Reproduction(Frozen):
         """The outcome in one sentence."""
         if self.agrees:
             return f"Reproduced: every score within {_percent(self.tolerance)}."
-        apart = [f"{each.name} {_told(each)}" for each in self.scores if not each.agrees]
+        apart = [f"{each.name} {_difference_text(each)}" for each in self.scores if not each.agrees]
         return f"Not reproduced: {'; '.join([f'{d.name} is another' for d in self.digests if not d.agrees] + apart)}."
 
 
@@ -81,24 +81,24 @@ def reproduce(reference: str, tolerance: float, output: IO[str], *, here: bool =
     RetrainingError
         If the training does not come to its end.
     """
-    compare_runs.require(tolerance)
+    compare_runs.require_tolerance(tolerance)
     first = runs.read_run(runs.find_run(reference))
     compare_runs.require_finished(first)
     protect_run(first.run_id, HOURS)
-    chosen = rerun.code(first.commit, here=here)
+    chosen = rerun.choose_code(first.commit, here=here)
     notes = [*_dirty(first), *compare_runs.environment_differences(first), *require_images(first)]
     for line in (f"reproduce: run {first.run_id}, with {chosen.note}", *(f"note: {note}" for note in notes)):
         output.write(f"{line}\n")
     second = runs.read_run(_train(first, chosen, output))
     if chosen.commit not in (None, second.commit):
-        raise RetrainingError(f"the training must have run at commit {chosen.commit}, and says {second.commit}")
+        raise RerunError(f"the training must have run at commit {chosen.commit}, and says {second.commit}")
     notes += [note for note in compare_runs.other_machine(first.machine, second.machine) if note not in notes]
     found = Reproduction(
         run_id=first.run_id,
         reproduced_by=second.run_id,
         tolerance=tolerance,
         code=chosen.note,
-        scores=compare_runs.compare(first.scores, second.scores, tolerance),
+        scores=compare_runs.compare_scores(first.scores, second.scores, tolerance),
         digests=tuple(_digests(first, second)),
         notes=tuple(notes),
     )
@@ -120,7 +120,7 @@ def require_images(run: RecordedRun) -> list[str]:
     if wanted is None:
         return ["the run did not record which images it had"]
     try:
-        config = loading.validate(completed(run.tree)).data
+        config = loading.validate(add_former_defaults(run.tree)).data
     except ConfigError as error:
         return [f"the images were not checked beforehand: the present code does not take the configuration: {error}"]
     images = datasets.ingest(config)
@@ -144,17 +144,17 @@ def _dirty(run: RecordedRun) -> list[str]:
     )
 
 
-def _train(first: RecordedRun, chosen: Code, output: IO[str]) -> str:
+def _train(first: RecordedRun, chosen: SourceCode, output: IO[str]) -> str:
     """Train, and return the id of the run; it is marked, and what was registered is removed, however that ends."""
     model = f"{first.tree['tracking']['model_name']}-reproduction-{uuid.uuid4().hex[:8]}"
-    recorded_tree = completed(first.tree) if chosen.commit is None else first.tree
-    tree = rerun.configuration(recorded_tree, f"reproduction of {first.run_id[:8]}", model)
+    recorded_tree = add_former_defaults(first.tree) if chosen.commit is None else first.tree
+    tree = rerun.make_rerun_config(recorded_tree, f"reproduction of {first.run_id[:8]}", model)
     try:
-        rerun.train(tree, chosen, first.machine, output)
+        rerun.run_training(tree, chosen, first.machine, output)
     finally:
         made = _own(model, first.run_id)
     if made is None:
-        raise RetrainingError("the training made no run; what it said stands above")
+        raise RerunError("the training made no run; what it said stands above")
     return made
 
 
@@ -174,15 +174,15 @@ def _own(model: str, run_id: str) -> str | None:
     return made
 
 
-def _digests(first: RecordedRun, second: RecordedRun) -> Iterator[Digest]:
+def _digests(first: RecordedRun, second: RecordedRun) -> Iterator[DigestComparison]:
     same_pixels = bool(first.pixels) and first.pixels == second.pixels
     for name in runs.DIGESTS:
         then, now = first.digests.get(name), second.digests.get(name)
         agrees = then in (None, now) or (name == "data_digest" and same_pixels)
-        yield Digest(name=name, recorded=then, found=now, agrees=agrees)
+        yield DigestComparison(name=name, recorded=then, found=now, agrees=agrees)
 
 
-def _told(score: Compared) -> str:
+def _difference_text(score: ScoreComparison) -> str:
     if score.difference is None:
         return f"was {_plain(score.recorded)} and is {_plain(score.found)}"
     return f"is {_percent(abs(score.difference))} {'above' if score.difference > 0 else 'below'} the recorded one"

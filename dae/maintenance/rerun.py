@@ -14,7 +14,7 @@ from typing import IO, Any
 import yaml
 
 from dae import runtime, storage
-from dae.schemas import Frozen
+from dae.schemas import FrozenModel
 from dae.tracking.client import store_uri
 
 PATIENCE = 60.0
@@ -22,6 +22,7 @@ NO_GATE: dict[str, Any] = {
     "dry_run": True,
     "force": None,
     "approval_hours": None,
+    "smoke_test": None,
     "works": None,
     "beat_baselines": [],
 }
@@ -29,18 +30,18 @@ NO_GATE: dict[str, Any] = {
 ENDINGS = (0, 10)
 
 
-class RetrainingError(RuntimeError):
+class RerunError(RuntimeError):
     """The training could not be done again."""
 
 
-class Code(Frozen):
+class SourceCode(FrozenModel):
     """Which code trains: that of a commit, in a worktree of its own, or what is here; `note` says why."""
 
     commit: str | None
     note: str
 
 
-def code(commit: str, *, here: bool) -> Code:
+def choose_code(commit: str, *, here: bool) -> SourceCode:
     """Return which code can train as a commit did.
 
     Parameters
@@ -50,27 +51,31 @@ def code(commit: str, *, here: bool) -> Code:
     here : bool
         Take the present code whatever the commit is.
     """
-    short, head = commit[:8], git("rev-parse", "HEAD")
+    short, head = commit[:8], run_git("rev-parse", "HEAD")
     if here:
-        return Code(commit=None, note=f"the present code, as asked, at {_state(head)}; the run was made at {short}")
+        return SourceCode(
+            commit=None, note=f"the present code, as asked, at {_state(head)}; the run was made at {short}"
+        )
     if commit == "unknown":
-        return Code(commit=None, note="the present code: the run's commit is not known")
+        return SourceCode(commit=None, note="the present code: the run's commit is not known")
     if head is None:
-        return Code(commit=None, note=f"the present code: it is no checkout, so commit {short} is not available")
-    if head == commit and git("status", "--porcelain") == "":
-        return Code(commit=None, note=f"the present code, which is the run's commit {short}")
-    if git("cat-file", "-e", f"{commit}^{{commit}}") is None:
-        return Code(commit=None, note=f"the present code, at {_state(head)}: commit {short} is not in this repository")
-    return Code(commit=commit, note=f"commit {short}, in a worktree of its own")
+        return SourceCode(commit=None, note=f"the present code: it is no checkout, so commit {short} is not available")
+    if head == commit and run_git("status", "--porcelain") == "":
+        return SourceCode(commit=None, note=f"the present code, which is the run's commit {short}")
+    if run_git("cat-file", "-e", f"{commit}^{{commit}}") is None:
+        return SourceCode(
+            commit=None, note=f"the present code, at {_state(head)}: commit {short} is not in this repository"
+        )
+    return SourceCode(commit=commit, note=f"commit {short}, in a worktree of its own")
 
 
 def _state(head: str | None) -> str:
     if head is None:
         return "no commit"
-    return head[:8] + ("" if git("status", "--porcelain") == "" else " with changes")
+    return head[:8] + ("" if run_git("status", "--porcelain") == "" else " with changes")
 
 
-def configuration(tree: Mapping[str, Any], run_name: str, model_name: str) -> dict[str, Any]:
+def make_rerun_config(tree: Mapping[str, Any], run_name: str, model_name: str) -> dict[str, Any]:
     """Return a run's configuration under names of its own, and with a gate that asks for nothing and changes nothing."""
     gate = dict(tree.get("gate") or {})
     names = {"run_name": run_name, "model_name": model_name, "resume": None}
@@ -81,7 +86,7 @@ def configuration(tree: Mapping[str, Any], run_name: str, model_name: str) -> di
     }
 
 
-def train(tree: Mapping[str, Any], chosen: Code, machine: Mapping[str, Any], output: IO[str]) -> None:
+def run_training(tree: Mapping[str, Any], chosen: SourceCode, machine: Mapping[str, Any], output: IO[str]) -> None:
     """Train a configuration in a process of its own, under this interpreter.
 
     Parameters
@@ -103,18 +108,18 @@ def train(tree: Mapping[str, Any], chosen: Code, machine: Mapping[str, Any], out
         config = Path(folder) / "config.yaml"
         config.write_text(yaml.safe_dump(dict(tree), sort_keys=False), encoding="utf-8")
         command = [sys.executable, "-m", "dae.cli", "train", "--config", str(config)]
-        ended = _run(command, source, environment(source, machine), output)
+        ended = _run(command, source, training_environment(source, machine), output)
     if ended not in ENDINGS:
-        raise RetrainingError(f"the training ended with exit code {ended}; what it said stands above")
+        raise RerunError(f"the training ended with exit code {ended}; what it said stands above")
 
 
-def environment(source: Path, machine: Mapping[str, Any]) -> dict[str, str]:
+def training_environment(source: Path, machine: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment in which Python takes the package from a folder, and the store from where it is now."""
     before = os.environ.get("PYTHONPATH")
     chosen = {
         "PYTHONPATH": os.pathsep.join([str(source), *([before] if before else [])]),
         "PYTHONSAFEPATH": "1",  # or the folder it runs in would come first
-        "DAE_HOME": str(storage.home()),
+        "DAE_HOME": str(storage.project_home()),
         "MLFLOW_TRACKING_URI": _absolute(store_uri()),
     }
     for name, key in (("KERAS_BACKEND", "keras_backend"), ("TF_ENABLE_ONEDNN_OPTS", "TF_ENABLE_ONEDNN_OPTS")):
@@ -159,24 +164,22 @@ def _run(command: list[str], folder: Path, environment: dict[str, str], output: 
 
 
 @contextmanager
-def _worktree(chosen: Code, folder: Path) -> Iterator[Path]:
+def _worktree(chosen: SourceCode, folder: Path) -> Iterator[Path]:
     """Yield the folder with the chosen code; a worktree is removed however the block ends."""
     if chosen.commit is None:
         yield storage.PACKAGE_ROOT
         return
     path = folder / "worktree"
     try:
-        if git("worktree", "add", "--detach", str(path), chosen.commit) is None:
-            raise RetrainingError(
-                f"git cannot check out commit {chosen.commit} into a worktree of {storage.PACKAGE_ROOT}"
-            )
+        if run_git("worktree", "add", "--detach", str(path), chosen.commit) is None:
+            raise RerunError(f"git cannot check out commit {chosen.commit} into a worktree of {storage.PACKAGE_ROOT}")
         yield path
     finally:
-        git("worktree", "remove", "--force", str(path))
-        git("worktree", "prune")
+        run_git("worktree", "remove", "--force", str(path))
+        run_git("worktree", "prune")
 
 
-def git(*arguments: str) -> str | None:
+def run_git(*arguments: str) -> str | None:
     """Return what git says of the repository the package lies in; None if it fails, or there is none."""
     if not (storage.PACKAGE_ROOT / ".git").exists():
         return None

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dae.config.schema import ConfigError
-from dae.maintenance.inventory import ACTIVE, Folder, Run, State, Version, What
+from dae.maintenance.inventory import ACTIVE, Folder, Inventory, Run, Version, What
 from dae.promotion import history
-from dae.promotion.history import Entry
-from dae.schemas import Frozen
+from dae.promotion.history import AuditEntry
+from dae.schemas import FrozenModel
 
 UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 IDS = re.compile(r"m-[0-9a-f]{32}|[0-9a-f]{32}")
 COPY = re.compile(r"models:/([^/@]+)/(\d+)")
 
-LEDGER = "a ledger"
+AUDIT_LOG = "a ledger"
 FOREIGN = "not made by this pipeline"
 RUNNING = "running, or killed before they could say that they ended"
 ALIAS = "a version of theirs holds an alias"
@@ -30,7 +30,7 @@ YOUNG = "younger than asked"
 OTHER = "not of the models asked for"
 
 
-class Wish(Frozen):
+class RetentionPolicy(FrozenModel):
     """What is asked for: an age in seconds, how many champions of each model are kept, and of which models runs may go."""
 
     older_than: float
@@ -38,7 +38,7 @@ class Wish(Frozen):
     names: tuple[str, ...] = ()
 
 
-class Item(Frozen):
+class CleanupItem(FrozenModel):
     """Something that may go. `id` is a run's, or a folder's path; age and size are in seconds and bytes."""
 
     what: What
@@ -51,7 +51,7 @@ class Item(Frozen):
     size: int = 0
 
 
-class Kept(Frozen):
+class KeptCount(FrozenModel):
     """How many runs or folders stay for one reason."""
 
     what: Literal["runs", "cached folders"]
@@ -59,11 +59,11 @@ class Kept(Frozen):
     count: int
 
 
-class Choice(Frozen):
+class CleanupPlan(FrozenModel):
     """What may go, and what stays."""
 
-    items: tuple[Item, ...]
-    kept: tuple[Kept, ...]
+    items: tuple[CleanupItem, ...]
+    kept: tuple[KeptCount, ...]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Protection:
         return next((self.ids[key] for key in (run.run_id, *run.models) if key in self.ids), None)
 
 
-def seconds(age: str) -> float:
+def parse_age(age: str) -> float:
     """Return an age such as ``12h``, ``30d`` or ``8w`` in seconds.
 
     Raises
@@ -89,7 +89,7 @@ def seconds(age: str) -> float:
 
     Examples
     --------
-    >>> seconds("36h") == seconds("1.5d")
+    >>> parse_age("36h") == parse_age("1.5d")
     True
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", age.strip())
@@ -100,7 +100,7 @@ def seconds(age: str) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
-def choose(state: State, wish: Wish, now: float) -> Choice:
+def plan_cleanup(state: Inventory, wish: RetentionPolicy, now: float) -> CleanupPlan:
     """Return what may go of all there is, and why the rest stays.
 
     Parameters
@@ -110,8 +110,8 @@ def choose(state: State, wish: Wish, now: float) -> Choice:
     now : float
         In seconds since the epoch.
     """
-    safe = protection(state, wish.champions, now)
-    items: list[Item] = []
+    safe = find_protected(state, wish.champions, now)
+    items: list[CleanupItem] = []
     kept: Counter[tuple[Literal["runs", "cached folders"], str]] = Counter()
     for run in state.runs:
         reason = _run_stays(run, safe, wish, now)
@@ -126,13 +126,13 @@ def choose(state: State, wish: Wish, now: float) -> Choice:
             items.append(_folder_item(folder, gone, now))
         else:
             kept["cached folders", reason] += 1
-    return Choice(
+    return CleanupPlan(
         items=tuple(items),
-        kept=tuple(Kept(what=what, reason=reason, count=count) for (what, reason), count in kept.items()),
+        kept=tuple(KeptCount(what=what, reason=reason, count=count) for (what, reason), count in kept.items()),
     )
 
 
-def protection(state: State, champions: int, now: float) -> Protection:
+def find_protected(state: Inventory, champions: int, now: float) -> Protection:
     """Return what must stay whatever its age."""
     ids: dict[str, str] = {}
     digests: set[str] = set()
@@ -153,9 +153,9 @@ def protection(state: State, champions: int, now: float) -> Protection:
     return Protection(ids, frozenset(digests), min((run.started for run in active), default=float("inf")))
 
 
-def last_champions(entries: Sequence[Entry], count: int) -> set[str]:
+def last_champions(entries: Sequence[AuditEntry], count: int) -> set[str]:
     """Return the versions that were live last, `count` of them, and those that as many rollbacks would go back to."""
-    return {*history.once_live(entries)[:count], *history.champions(entries)[-count:]} if count > 0 else set()
+    return {*history.past_champions(entries)[:count], *history.champion_line(entries)[-count:]} if count > 0 else set()
 
 
 def references(version: Version) -> set[str]:
@@ -163,13 +163,13 @@ def references(version: Version) -> set[str]:
     return {*IDS.findall(version.source), *([version.run_id] if version.run_id else [])}
 
 
-def versions_of(run: Run, state: State) -> tuple[Version, ...]:
+def versions_of(run: Run, state: Inventory) -> tuple[Version, ...]:
     """Return the versions, of any registered model, that rest on a run."""
     own = {run.run_id, *run.models}
     return tuple(version for version in state.versions if own & references(version))
 
 
-def _kept_versions(state: State, champions: int) -> Iterator[tuple[Version, str]]:
+def _kept_versions(state: Inventory, champions: int) -> Iterator[tuple[Version, str]]:
     """Yield the versions that must stay, with the reason, and those they are copies of."""
     known = {(version.name, version.number): version for version in state.versions}
     reasons = {key: ALIAS for key, version in known.items() if version.aliases}
@@ -187,9 +187,9 @@ def _kept_versions(state: State, champions: int) -> Iterator[tuple[Version, str]
             todo.append(origin)
 
 
-def _run_stays(run: Run, safe: Protection, wish: Wish, now: float) -> str | None:
+def _run_stays(run: Run, safe: Protection, wish: RetentionPolicy, now: float) -> str | None:
     if run.ledger or not run.ours:
-        return LEDGER if run.ledger else FOREIGN
+        return AUDIT_LOG if run.ledger else FOREIGN
     if reason := safe.of(run):
         return reason
     if wish.names and run.model_name not in wish.names:
@@ -198,7 +198,7 @@ def _run_stays(run: Run, safe: Protection, wish: Wish, now: float) -> str | None
 
 
 def _folder_stays(
-    folder: Folder, state: State, safe: Protection, gone: Collection[str], wish: Wish, now: float
+    folder: Folder, state: Inventory, safe: Protection, gone: Collection[str], wish: RetentionPolicy, now: float
 ) -> str | None:
     if folder.digests & safe.digests or folder.used >= safe.since:
         return SCORED
@@ -212,12 +212,12 @@ def _folder_stays(
     return YOUNG if now - folder.used <= wish.older_than else None
 
 
-def _run_item(run: Run, state: State, now: float) -> Item:
+def _run_item(run: Run, state: Inventory, now: float) -> CleanupItem:
     found = versions_of(run, state)
     assert run.ended is not None
     verdicts = ", ".join(f"{each.name} {each.number} {each.verdict or 'not judged'}" for each in found)
     why = f"{run.status.lower()}; {verdicts or 'no version'}; no alias, none of the last champions"
-    return Item(
+    return CleanupItem(
         what="baseline" if run.baseline else "run",
         id=run.run_id,
         label=run.name,
@@ -228,10 +228,10 @@ def _run_item(run: Run, state: State, now: float) -> Item:
     )
 
 
-def _folder_item(folder: Folder, gone: Collection[str], now: float) -> Item:
+def _folder_item(folder: Folder, gone: Collection[str], now: float) -> CleanupItem:
     why = {
         "images": "not used since; made again when needed",
         "noise": "not used since; drawn again when needed",
         "draft": "left by a process that was killed",
     }.get(folder.what, "its run goes, too" if folder.run_id in gone else "its run is over, or not in this store")
-    return Item(what=folder.what, id=folder.path, label=folder.path, age=now - folder.used, why=why)
+    return CleanupItem(what=folder.what, id=folder.path, label=folder.path, age=now - folder.used, why=why)

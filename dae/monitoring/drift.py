@@ -16,8 +16,8 @@ from dae.config.schema import NoiseConfig
 from dae.data import datasets, noisy_datasets
 from dae.evaluation import bootstrap, scores
 from dae.evaluation.metrics import Values
-from dae.networks.predict import Denoiser, denoiser
-from dae.schemas import EIGHT_BIT, Frozen, ImageSet
+from dae.networks.predict import Denoiser, make_denoiser
+from dae.schemas import EIGHT_BIT, FrozenModel, ImageSet
 from dae.tracking import models, runs
 from dae.tracking.client import TrackingError
 from dae.tracking.models import ModelError
@@ -27,7 +27,7 @@ STREAM = "staleness"
 """Of the noise. No training draws from it, so that the noise is new to the model whatever the seed is."""
 
 
-class Drift(Frozen):
+class Drift(FrozenModel):
     """The MSE found beside the recorded one, each the mean of those of the kinds of noise by their configured shares.
 
     Attributes
@@ -47,10 +47,10 @@ class Drift(Frozen):
     @property
     def rise(self) -> float:
         """By how much of the recorded MSE the one found is above it."""
-        return float(bootstrap.rise(self.mse, self.reference))
+        return float(bootstrap.relative_rise(self.mse, self.reference))
 
 
-def compare(
+def compare_with_recorded(
     errors: Values, drawn: NDArray[np.uint8], noise: NoiseConfig, recorded: Mapping[str, float], confidence: float
 ) -> Drift | None:
     """Compare errors with recorded ones, kind by kind, so that it does not matter which image happened to get which kind.
@@ -90,18 +90,18 @@ def compare(
         return None
     weights = [share / sum(shares) for share in shares]
     reference = float(np.dot(weights, references))
-    low, high = bootstrap.weighted(groups, weights, reference, confidence)
+    low, high = bootstrap.weighted_interval(groups, weights, reference, confidence)
     mse = float(np.dot(weights, [group.mean() for group in groups]))
     return Drift(mse=mse, reference=reference, low=low, high=high, count=sum(map(len, groups)))
 
 
-class Incumbent:
+class ScoredVersion:
     """A registered version that is scored anew, and what its run recorded.
 
     Parameters
     ----------
     reference : str
-        As `models.locate` takes it.
+        As `models.locate_model` takes it.
     work : Path
         A folder for images and noise; what is put into it is the caller's to delete.
 
@@ -112,7 +112,7 @@ class Incumbent:
     """
 
     def __init__(self, reference: str, work: Path) -> None:
-        located = models.locate(reference)
+        located = models.locate_model(reference)
         self.uri, self.run_id, self.work = located.uri, located.run_id, work
         self.config = runs.read_config(self.run_id)
         self.recorded_mse = _recorded_mse(self.run_id)
@@ -131,7 +131,7 @@ class Incumbent:
         """
         run = read_run(self.run_id)
         digest = run.digests.get("data_digest")
-        images = datasets.stored(digest) if digest else None
+        images = datasets.find_stored(digest) if digest else None
         images = images or datasets.ingest(self.config.data, self.work)
         wanted = run.pixels.get("validation")
         return images.validation if wanted in (None, images.validation.sha256) else None
@@ -139,9 +139,12 @@ class Incumbent:
     def was_trained_on(self, watched: str) -> bool:
         """Tell whether the images in a folder, as they are now, were added to those of its source when it was trained."""
         config = self.config.data
-        if config.also is None or storage.located(config.also).resolve() != storage.located(watched).resolve():
+        if (
+            config.extra_source is None
+            or storage.resolve_path(config.extra_source).resolve() != storage.resolve_path(watched).resolve()
+        ):
             return False
-        return datasets.digest_of(config) == read_run(self.run_id).digests.get("data_digest")
+        return datasets.compute_digest(config) == read_run(self.run_id).digests.get("data_digest")
 
     def measure(self, images: ImageSet, seed: int, confidence: float) -> Drift | None:
         """Score it on images under its own noise, drawn anew; None if they are too few.
@@ -152,15 +155,15 @@ class Incumbent:
             If it does not load, or what it makes of an image is not finite.
         """
         noise = self.config.noise.model_copy(update={"seed": seed})
-        noisy = noisy_datasets.freeze(images, noise, STREAM, self.work)
-        errors = scores.errors(self._denoise, noisy)
+        noisy = noisy_datasets.freeze_noise(images, noise, STREAM, self.work)
+        errors = scores.compute_errors(self._denoise, noisy)
         if not np.isfinite(errors).all():
             raise ModelError(f"what {self.uri} makes of some images is not finite")
-        return compare(errors, np.load(noisy.kinds_path), noise, self.recorded_mse, confidence)
+        return compare_with_recorded(errors, np.load(noisy.kinds_path), noise, self.recorded_mse, confidence)
 
     @cached_property
     def _denoise(self) -> Denoiser:
-        return denoiser(models.load(self.uri))
+        return make_denoiser(models.load_model(self.uri))
 
 
 def _recorded_mse(run_id: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from dae.schemas import ImageSet
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class NewImages:
     """The new images, and a digest of their files' bytes, whatever the files are called; or why they were not read."""
 
     images: ImageSet | None = None
@@ -21,7 +21,9 @@ class Arrivals:
     trouble: str = ""
 
 
-def read(watched: str | None, least: int, shape: tuple[int, int, int], patch: int | None, target: Path) -> Arrivals:
+def read_new_images(
+    watched: str | None, least: int, shape: tuple[int, int, int], patch: int | None, target: Path
+) -> NewImages:
     """Store the images of a watched folder as one set, if there are enough; files that are being written are left out.
 
     Parameters
@@ -43,13 +45,13 @@ def read(watched: str | None, least: int, shape: tuple[int, int, int], patch: in
         If an image cannot be read, or has another shape.
     """
     if watched is None:
-        return Arrivals(trouble="no folder is watched")
-    place = storage.located(watched)
+        return NewImages(trouble="no folder is watched")
+    place = storage.resolve_path(watched)
     if not place.is_dir():
-        return Arrivals(trouble=f"there is no folder {place}")
-    files = folders.finished_files(place)
+        return NewImages(trouble=f"there is no folder {place}")
+    files = folders.find_finished_files(place)
     if len(files) < least:
-        return Arrivals(trouble=f"{place} must hold {least} images to be judged, and holds {len(files) or 'none'}")
-    images = datasets.store_all(Part(lambda: folders.blocks(files, patch, shape)), str(place), target)
+        return NewImages(trouble=f"{place} must hold {least} images to be judged, and holds {len(files) or 'none'}")
+    images = datasets.store_part(Part(lambda: folders.iterate_blocks(files, patch, shape)), str(place), target)
     digests = "".join(sorted(map(storage.file_sha256, files)))
-    return Arrivals(images, hashlib.sha256(digests.encode()).hexdigest())
+    return NewImages(images, hashlib.sha256(digests.encode()).hexdigest())

@@ -12,18 +12,18 @@ from pydantic import BeforeValidator, Field
 from dae import storage
 from dae.config.schema import NAME, Count, Positive
 from dae.monitoring import new_images
-from dae.monitoring.drift import Drift, Incumbent
+from dae.monitoring.drift import Drift, ScoredVersion
 from dae.promotion import registry
-from dae.schemas import Frozen, not_bool
+from dae.schemas import FrozenModel, reject_bool
 from dae.tracking.client import CHECKS, FLOW_RUN, connect, experiment_id
 from dae.tracking.run_logging import log_metrics
 
 TAG_LENGTH = 5000
-Outcome = Literal["no champion", "fresh", "retrain", "cooling down", "known"]
+StalenessOutcome = Literal["no champion", "fresh", "retrain", "cooling down", "known"]
 logger = logging.getLogger(__name__)
 
 
-class StalenessPolicy(Frozen):
+class StalenessPolicy(FrozenModel):
     """When the champion counts as stale, and when it is trained again."""
 
     model_name: Annotated[str, Field(pattern=NAME)] = "dae"
@@ -31,17 +31,17 @@ class StalenessPolicy(Frozen):
         "incoming", description="a folder of new, clean images; None: only the noise is drawn anew"
     )
     limit: Positive = Field(0.2, description="by how much of the recorded MSE the MSE may have risen")
-    confidence: Annotated[float, BeforeValidator(not_bool), Field(ge=0.5, lt=1)] = Field(
+    confidence: Annotated[float, BeforeValidator(reject_bool), Field(ge=0.5, lt=1)] = Field(
         0.95, description="of the bootstrap interval, whose lower end must be above the limit: luck is not enough"
     )
     min_images: Count = Field(100, description="fewer new images are not judged")
-    cooldown_hours: Annotated[float, BeforeValidator(not_bool), Field(ge=0, le=87_600)] = Field(
+    cooldown_hours: Annotated[float, BeforeValidator(reject_bool), Field(ge=0, le=87_600)] = Field(
         72.0, description="for so long after a retraining was asked for no other one is"
     )
     deployment: str = Field("train-denoiser/retrain", description="what a retraining is asked of")
 
 
-class Staleness(Frozen):
+class Staleness(FrozenModel):
     """What a check found.
 
     Attributes
@@ -66,7 +66,7 @@ class Staleness(Frozen):
     trained_on_images: bool = False
 
 
-class Fired(Frozen):
+class RetrainingRequest(FrozenModel):
     """When a retraining was asked for, in seconds since the epoch, and because of which champion and which new images."""
 
     time: float
@@ -74,7 +74,7 @@ class Fired(Frozen):
     images_digest: str | None
 
 
-def check(policy: StalenessPolicy, seed: int) -> Staleness:
+def check_staleness(policy: StalenessPolicy, seed: int) -> Staleness:
     """Score the champion once more: its validation images under new noise, and the new images if there are enough.
 
     What is stored meanwhile is gone when it ends, however it does.
@@ -94,14 +94,14 @@ def check(policy: StalenessPolicy, seed: int) -> Staleness:
     TrackingError
         If its run did not record what is needed to compare.
     """
-    name, version = policy.model_name, registry.champion(policy.model_name)
+    name, version = policy.model_name, registry.find_champion(policy.model_name)
     if version is None:
         return Staleness(model_name=name, version=None, stale=False, reasons=(f"{name} has no champion",))
     logger.info("staleness: version %s of %s, under noise of seed %d", version, name, seed)
-    with storage.scratch("staleness") as work:
-        champion = Incumbent(f"models:/{name}/{version}", work)
+    with storage.scratch_folder("staleness") as work:
+        champion = ScoredVersion(f"models:/{name}/{version}", work)
         patch = champion.config.data.patch  # the new images come first: a bad file is told before anything takes long
-        new = new_images.read(policy.watch, policy.min_images, champion.shape, patch, work / "new")
+        new = new_images.read_new_images(policy.watch, policy.min_images, champion.shape, patch, work / "new")
         held_out = champion.held_out()
         noise = champion.measure(held_out, seed, policy.confidence) if held_out else None
         images = champion.measure(new.images, seed, policy.confidence) if new.images else None
@@ -120,7 +120,9 @@ def check(policy: StalenessPolicy, seed: int) -> Staleness:
     )
 
 
-def decide(staleness: Staleness, last: Fired | None, policy: StalenessPolicy, now: float) -> tuple[Outcome, str]:
+def decide_retraining(
+    staleness: Staleness, last: RetrainingRequest | None, policy: StalenessPolicy, now: float
+) -> tuple[StalenessOutcome, str]:
     """Return what follows from a check, and why. Pure.
 
     Parameters
@@ -156,14 +158,14 @@ def decide(staleness: Staleness, last: Fired | None, policy: StalenessPolicy, no
     return "retrain", said
 
 
-def record(staleness: Staleness, outcome: str, flow_run_id: str | None) -> str:
+def log_staleness(staleness: Staleness, outcome: str, flow_run_id: str | None) -> str:
     """Store a check as a finished run of the experiment ``<model_name> staleness``, and return the run's id.
 
     Parameters
     ----------
     staleness : Staleness
     outcome : str
-        As `decide` returns it.
+        As `decide_retraining` returns it.
     flow_run_id : str, optional
         Of the flow run that checked, not of the one that trains.
     """
@@ -190,7 +192,7 @@ def record(staleness: Staleness, outcome: str, flow_run_id: str | None) -> str:
     return run_id
 
 
-def last_retraining(model_name: str) -> Fired | None:
+def last_retraining(model_name: str) -> RetrainingRequest | None:
     """Return when a retraining was asked for last, and because of what; None if none ever was."""
     client = connect()
     experiment = client.get_experiment_by_name(_experiment(model_name))
@@ -201,7 +203,9 @@ def last_retraining(model_name: str) -> Fired | None:
     if not found:
         return None
     info, tags = found[0].info, found[0].data.tags
-    return Fired(time=info.start_time / 1000, version=tags["version"], images_digest=tags.get("images_digest"))
+    return RetrainingRequest(
+        time=info.start_time / 1000, version=tags["version"], images_digest=tags.get("images_digest")
+    )
 
 
 def _experiment(model_name: str) -> str:
@@ -217,7 +221,7 @@ def _metrics(staleness: Staleness) -> dict[str, float]:
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
-def markdown(staleness: Staleness, outcome: str, reason: str) -> str:
+def staleness_markdown(staleness: Staleness, outcome: str, reason: str) -> str:
     """Return a check and what followed as Markdown."""
     version = f" version {staleness.version}" if staleness.version else ""
     found = [f"- {each}" for each in staleness.reasons]

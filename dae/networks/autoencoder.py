@@ -7,7 +7,7 @@ from typing import Any
 from dae import random_streams
 
 
-def article(seed: int | None = None) -> Any:
+def build_autoencoder(seed: int | None = None) -> Any:
     """Return the convolutional autoencoder of the article: 28x28x1 in and out, 1,331,201 parameters.
 
     Source: "Convolutional Denoising Autoencoders for image noise reduction" (2020). Valid padding, ReLU throughout.
@@ -16,7 +16,7 @@ def article(seed: int | None = None) -> Any:
     from keras import layers
     from keras.initializers import GlorotUniform
 
-    seeds = random_streams.seeds(seed)
+    seeds = random_streams.initializer_seeds(seed)
 
     def drawn() -> dict[str, Any]:
         return {"kernel_initializer": GlorotUniform(next(seeds))}

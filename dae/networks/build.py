@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from dae.config.schema import ModelConfig
-from dae.networks.autoencoder import article
+from dae.networks.autoencoder import build_autoencoder
 
 
-def build(config: ModelConfig, shape: tuple[int, int, int], precision: str = "float32", seed: int | None = None) -> Any:
+def build_network(
+    config: ModelConfig, shape: tuple[int, int, int], precision: str = "float32", seed: int | None = None
+) -> Any:
     """Return the configured network for images of a shape.
 
     Parameters
@@ -36,10 +38,10 @@ def build(config: ModelConfig, shape: tuple[int, int, int], precision: str = "fl
     config.require(shape)
     with _dtype_policy(precision):
         if config.architecture == "article":
-            return article(seed)
-        from dae.networks.unet import unet
+            return build_autoencoder(seed)
+        from dae.networks.unet import build_unet
 
-        return unet(shape[-1], config.width, config.deep_width, config.blocks, config.deep_blocks, seed)
+        return build_unet(shape[-1], config.width, config.deep_width, config.blocks, config.deep_blocks, seed)
 
 
 @contextmanager

@@ -15,25 +15,25 @@ BATCH_PIXELS = 2**21
 Denoiser = Callable[[Images], Images]
 
 
-def batch_size(shape: tuple[int, ...]) -> int:
+def choose_batch_size(shape: tuple[int, ...]) -> int:
     """Return how many images of a shape a model is given at a time: 256, fewer of large ones.
 
     Examples
     --------
-    >>> batch_size((28, 28, 1)), batch_size((512, 512, 3))
+    >>> choose_batch_size((28, 28, 1)), choose_batch_size((512, 512, 3))
     (256, 2)
     """
     return max(1, min(BATCH, BATCH_PIXELS // math.prod(shape)))
 
 
-def denoiser(model: Any, batch: int | None = None) -> Denoiser:
+def make_denoiser(model: Any, batch: int | None = None) -> Denoiser:
     """Return a function that applies a Keras model to any number of images.
 
     Parameters
     ----------
     model : keras.Model
     batch : int, optional
-        How many images it is given at a time, at most; by default as many as `batch_size` says.
+        How many images it is given at a time, at most; by default as many as `choose_batch_size` says.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def denoiser(model: Any, batch: int | None = None) -> Denoiser:
 
     def denoise(noisy: Images) -> Images:
         restored = np.empty_like(noisy)
-        size = batch or batch_size(noisy.shape[1:])
+        size = batch or choose_batch_size(noisy.shape[1:])
         for start in range(0, len(noisy), size):
             part = noisy[start : start + size]
             filled = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.float32)])

@@ -21,7 +21,7 @@ BLANK = 5
 """Side of a block of pixels whose middle is blank, and holds no noise, if all have one value."""
 
 
-def unet(
+def build_unet(
     channels: int, width: int, deep_width: int, blocks: int, deep_blocks: int, seed: int | None = None
 ) -> keras.Model:
     """Return the network for images of any height and width from 8 pixels up.
@@ -55,7 +55,7 @@ def unet(
     Every layer has a name of its own: one that Keras counts up depends on what the process built before, and TensorFlow
     adds gradients up in the order of the names, so that the same training would end differently in the last digits.
     """
-    seeds = random_streams.seeds(seed)
+    seeds = random_streams.initializer_seeds(seed)
     noisy = keras.Input((None, None, channels), name="noisy")
     rows, crop_rows = _padding(noisy[0, :, 0, 0])
     columns, crop_columns = _padding(noisy[0, 0, :, 0])

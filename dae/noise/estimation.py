@@ -19,7 +19,7 @@ BLANK = 4 / 255
 """Range of the values, beside the highest, of a patch that shows nothing: JPEG moves those near an edge by so much."""
 
 
-def estimate(images: Images) -> NDArray[np.float64]:
+def estimate_sigma(images: Images) -> NDArray[np.float64]:
     """Return the standard deviation of the noise in each image.
 
     Parameters
@@ -37,7 +37,7 @@ def estimate(images: Images) -> NDArray[np.float64]:
     Examples
     --------
     >>> noisy = np.random.default_rng(0).normal(0.5, 0.1, (1, 128, 128, 1)).astype(np.float32)
-    >>> estimate(noisy).round(2).tolist()
+    >>> estimate_sigma(noisy).round(2).tolist()
     [0.1]
     """
     return np.array([np.mean([_sigma(plane) for plane in np.moveaxis(image, -1, 0)]) for image in images], np.float64)
@@ -64,14 +64,14 @@ def _is_blank(plane: Images) -> NDArray[np.bool_]:
     return np.asarray(span <= BLANK * min(1.0, float(plane.max())))
 
 
-def patches(image: NDArray[np.generic], size: tuple[int, int]) -> Iterator[NDArray[np.generic]]:
+def iterate_patches(image: NDArray[np.generic], size: tuple[int, int]) -> Iterator[NDArray[np.generic]]:
     """Yield up to 64 patches of an image ``(H, W, C)``, evenly spread over what is not blank.
 
     Where the image is smaller than a patch, it is the whole of it; where all of it is blank, patches of that.
 
     Examples
     --------
-    >>> len(list(patches(np.zeros((300, 20, 1)), (28, 28))))
+    >>> len(list(iterate_patches(np.zeros((300, 20, 1)), (28, 28))))
     10
     """
     (tops, height), (lefts, width) = (_spread(full, side) for full, side in zip(image.shape[:2], size, strict=True))
@@ -87,15 +87,15 @@ def _spread(length: int, side: int) -> tuple[list[int], int]:
     return [int(start) for start in np.linspace(0, length - side, count)], side
 
 
-def level(sample: list[Images]) -> float:
+def estimate_level(sample: list[Images]) -> float:
     """Return the noise of an image from its patches: the median, which the few that show an edge do not move.
 
     Blank patches, such as bars and empty paper, do not count; where all are blank, it is 0.
     """
-    return float(np.median([estimate(patch[None])[0] for patch in not_blank(sample)] or [0.0]))
+    return float(np.median([estimate_sigma(patch[None])[0] for patch in drop_blank(sample)] or [0.0]))
 
 
-def not_blank(sample: list[Images]) -> list[Images]:
+def drop_blank(sample: list[Images]) -> list[Images]:
     """Return the patches that hold more than one value, but for what JPEG makes of one."""
     highest = min(1.0, max(float(patch.max()) for patch in sample))
     return [patch for patch in sample if float(patch.max()) - float(patch.min()) > BLANK * highest]

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
-from dae.noise.nonzero_pixels import LitPixels
-from dae.noise.sampling import LARGEST_MEAN, poisson_of_levels, standard_normal
-from dae.noise.strength import AmountOrRange, PeakOrRange, Range, StrengthOrRange
-from dae.schemas import EIGHT_BIT, Frozen, Images, not_bool
+from dae.noise.nonzero_pixels import NonzeroPixels
+from dae.noise.sampling import LARGEST_MEAN, draw_poisson_of_levels, draw_standard_normal
+from dae.noise.strength import AmountOrRange, PeakOrRange, StrengthOrRange, StrengthRange
+from dae.schemas import EIGHT_BIT, FrozenModel, Images, reject_bool
 
 PIXELS = 2**17
 """Pixels made noisy at a time: few enough to stay in the processor's cache."""
@@ -28,18 +28,18 @@ POWERS = tuple(2.0**k for k in range(9))
 """The peaks that the number of grey levels of an 8-bit image can give."""
 
 
-class NoiseKind(Frozen, ABC):
+class NoiseKind(FrozenModel, ABC):
     """A noise law. `weight` is its share of the images in a mix, `strength` the field that says how strong the noise is."""
 
     strength: ClassVar[str]
 
     kind: str
-    weight: Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, BeforeValidator(reject_bool), Field(gt=0, allow_inf_nan=False)] = 1.0
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         """Return noisy images for clean ones in [0, 1], both float32 of shape ``(N, H, W, C)``."""
         noisy = np.array(images, order="C")
-        for rows in parts(np.arange(len(noisy)), noisy.shape):
+        for rows in split_rows(np.arange(len(noisy)), noisy.shape):
             self.add_to(noisy[rows[0] : rows[-1] + 1], rng)
         return noisy
 
@@ -50,7 +50,7 @@ class NoiseKind(Frozen, ABC):
     def strengths(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return each image's strength, shape ``(count,)``; without a range that of all, shape ``(1,)``, undrawn."""
         setting = getattr(self, self.strength)
-        return setting.draw(count, rng) if isinstance(setting, Range) else np.array([setting], np.float64)
+        return setting.draw(count, rng) if isinstance(setting, StrengthRange) else np.array([setting], np.float64)
 
 
 class Gaussian(NoiseKind):
@@ -74,7 +74,7 @@ class Gaussian(NoiseKind):
     variance: StrengthOrRange = 0.1
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
-        noise = standard_normal(images.size, rng).reshape(images.shape)
+        noise = draw_standard_normal(images.size, rng).reshape(images.shape)
         noise *= np.sqrt(self.strengths(len(images), rng)).astype(np.float32)[:, None, None, None]
         images += noise
 
@@ -102,7 +102,7 @@ class SaltAndPepper(NoiseKind):
     strength: ClassVar[str] = "amount"
     kind: Literal["salt_and_pepper"] = "salt_and_pepper"
     amount: AmountOrRange = 0.1
-    salt_share: Annotated[float, BeforeValidator(not_bool), Field(ge=0, le=1)] = 0.9
+    salt_share: Annotated[float, BeforeValidator(reject_bool), Field(ge=0, le=1)] = 0.9
 
     def counts(self, pixels: int, amounts: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return how many salt and how many pepper positions are drawn in images of so many pixels, at these amounts."""
@@ -149,10 +149,10 @@ class Poisson(NoiseKind):
     peak: PeakOrRange = "grey_levels"
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
-        lit = LitPixels.of(images)
+        lit = NonzeroPixels.of(images)
         peaks = lit.grey_level_peaks() if self.peak == "grey_levels" else self.strengths(len(images), rng)
         peaks = np.broadcast_to(peaks.astype(np.float32), len(images))
-        lit.put(shot_noise(lit, peaks, rng, tables=not isinstance(self.peak, Range)))
+        lit.put(draw_shot_noise(lit, peaks, rng, tables=not isinstance(self.peak, StrengthRange)))
 
 
 class Speckle(NoiseKind):
@@ -174,8 +174,8 @@ class Speckle(NoiseKind):
     variance: StrengthOrRange = 1.0
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
-        lit = LitPixels.of(images)  # elsewhere there is nothing to multiply
-        noise = standard_normal(lit.values.size, rng)
+        lit = NonzeroPixels.of(images)  # elsewhere there is nothing to multiply
+        noise = draw_standard_normal(lit.values.size, rng)
         sigmas = np.sqrt(self.strengths(len(images), rng)).astype(np.float32)
         noise *= sigmas if len(sigmas) == 1 else lit.spread(sigmas)
         noise += 1
@@ -186,7 +186,7 @@ class Speckle(NoiseKind):
 Noise = Annotated[Gaussian | SaltAndPepper | Poisson | Speckle, Field(discriminator="kind")]
 
 
-def shot_noise(lit: LitPixels, peaks: Images, rng: np.random.Generator, *, tables: bool) -> Images:
+def draw_shot_noise(lit: NonzeroPixels, peaks: Images, rng: np.random.Generator, *, tables: bool) -> Images:
     r"""Return :math:`\mathrm{Poisson}(x v) / v` of lit pixels, the peak :math:`v` of each image given, shape ``(N,)``.
 
     Tables of the laws make it fast, and take so long to compute that they only pay where the same peaks occur again.
@@ -196,36 +196,36 @@ def shot_noise(lit: LitPixels, peaks: Images, rng: np.random.Generator, *, table
     if not tables or lit.levels is None or len(known) > len(POWERS) or max(known) > LARGEST_MEAN:
         v = lit.spread(peaks)
         return np.asarray(rng.poisson(lit.values * v) / v, np.float32)
-    return poisson_of_levels(lit.levels, known, lit.spread(np.searchsorted(known, peaks)), rng)
+    return draw_poisson_of_levels(lit.levels, known, lit.spread(np.searchsorted(known, peaks)), rng)
 
 
-def parts(rows: NDArray[np.intp], shape: tuple[int, ...]) -> Iterator[NDArray[np.intp]]:
+def split_rows(rows: NDArray[np.intp], shape: tuple[int, ...]) -> Iterator[NDArray[np.intp]]:
     """Yield rows of images of a shape, so many at a time that they stay in the processor's cache."""
     size = max(1, PIXELS // max(1, math.prod(shape[1:])))
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
-def as_8bit(images: Images) -> Images:
+def to_8bit(images: Images) -> Images:
     """Return images as an 8-bit file holds them: clipped to [0, 1] and rounded to 256 levels.
 
     Examples
     --------
-    >>> as_8bit(np.array([-0.2, 0.5, 1.3], np.float32)).tolist() == [0, np.float32(128 / 255), 1]
+    >>> to_8bit(np.array([-0.2, 0.5, 1.3], np.float32)).tolist() == [0, np.float32(128 / 255), 1]
     True
     """
     levels = np.rint(np.clip(images, 0, 1) * np.float32(255))
     return np.asarray(levels / np.float32(255), np.float32)
 
 
-def groups(kinds: Sequence[NoiseKind], file_share: float) -> dict[str, float]:
+def noise_shares(kinds: Sequence[NoiseKind], file_share: float) -> dict[str, float]:
     """Return what an image can get, in the order `corrupt` numbers it, with the share of the images that get it.
 
     Each kind of noise stands under its name as its law draws it, and with `EIGHT_BIT` added as an 8-bit file holds it.
 
     Examples
     --------
-    >>> groups([Gaussian(), Poisson()], 0.5)
+    >>> noise_shares([Gaussian(), Poisson()], 0.5)
     {'gaussian': 0.25, 'poisson': 0.25, 'gaussian_8bit': 0.25, 'poisson_8bit': 0.25}
     """
     total = sum(kind.weight for kind in kinds)
@@ -255,7 +255,7 @@ def corrupt(
     -------
     noisy : ndarray of float32, shape (N, H, W, C)
     drawn : ndarray of uint8, shape (N,)
-        Index into `groups` of what each image got.
+        Index into `noise_shares` of what each image got.
 
     Raises
     ------
@@ -272,11 +272,11 @@ def corrupt(
     drawn = rng.choice(len(kinds), size=len(images), p=weights / weights.sum()).astype(np.uint8)
     noisy = np.empty_like(images)
     for index, kind in enumerate(kinds):
-        for rows in parts(np.flatnonzero(drawn == index), images.shape):
+        for rows in split_rows(np.flatnonzero(drawn == index), images.shape):
             part = np.ascontiguousarray(images[rows])  # noise is added in place
             kind.add_to(part, rng)
             noisy[rows] = part
     # Drawn last, and only where it is open: the noise is the same with and without files.
     filed = rng.random(len(images)) < file_share if 0 < file_share < 1 else np.full(len(images), file_share == 1)
-    noisy[filed] = as_8bit(noisy[filed])
+    noisy[filed] = to_8bit(noisy[filed])
     return noisy, drawn + np.uint8(len(kinds)) * filed if 0 < file_share < 1 else drawn

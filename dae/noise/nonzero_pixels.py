@@ -16,7 +16,7 @@ LEVELS = 256
 
 
 @dataclass(frozen=True)
-class LitPixels:
+class NonzeroPixels:
     """The pixels above 0 of some images, image after image; all pixels where most are lit.
 
     Attributes
@@ -34,7 +34,7 @@ class LitPixels:
     values: Images
 
     @classmethod
-    def of(cls, images: Images) -> LitPixels:
+    def of(cls, images: Images) -> NonzeroPixels:
         """Find the lit pixels."""
         pixels = images.reshape(-1)
         lit = np.flatnonzero(pixels > 0)

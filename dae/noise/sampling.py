@@ -18,12 +18,12 @@ LARGEST_MEAN = 256.0
 Floats = NDArray[np.float32]
 
 
-def random_words(count: int, rng: np.random.Generator) -> NDArray[np.uint32]:
+def draw_words(count: int, rng: np.random.Generator) -> NDArray[np.uint32]:
     """Return independent uniform 32-bit words, two from each 64-bit draw."""
     return rng.integers(2**64, size=-(-count // 2), dtype=np.uint64).view(np.uint32)[:count]
 
 
-def standard_normal(count: int, rng: np.random.Generator) -> Floats:
+def draw_standard_normal(count: int, rng: np.random.Generator) -> Floats:
     r"""Return independent standard normal values, float32, shape ``(count,)``.
 
     Box and Muller, "A note on the generation of random normal deviates" (1958): two values from two uniform ones, by
@@ -38,7 +38,7 @@ def standard_normal(count: int, rng: np.random.Generator) -> Floats:
 
 def _box_muller(values: Floats, rng: np.random.Generator) -> None:
     pairs = -(-len(values) // 2)
-    words = random_words(2 * pairs, rng)
+    words = draw_words(2 * pairs, rng)
     radius = words[:pairs].astype(np.float32)
     radius += np.float32(0.5)  # above 0: the logarithm is finite
     radius *= np.float32(2**-32)
@@ -54,7 +54,7 @@ def _box_muller(values: Floats, rng: np.random.Generator) -> None:
     sines *= radius[: len(sines)]
 
 
-def poisson_of_levels(
+def draw_poisson_of_levels(
     levels: NDArray[np.intp], peaks: tuple[float, ...], chosen: NDArray[np.intp], rng: np.random.Generator
 ) -> Floats:
     r"""Return independent values :math:`\mathrm{Poisson}(k v / 255) / v`, float32, by one look-up in alias tables each.
@@ -73,8 +73,8 @@ def poisson_of_levels(
         Index into `peaks` of each value's.
     rng : numpy.random.Generator
     """
-    thresholds, values = alias_tables(peaks)
-    words = random_words(len(levels), rng)
+    thresholds, values = build_alias_tables(peaks)
+    words = draw_words(len(levels), rng)
     cells = chosen * (LEVELS * COLUMNS)
     cells += levels * COLUMNS
     cells += words >> 24
@@ -86,7 +86,7 @@ def poisson_of_levels(
 
 
 @lru_cache(maxsize=8)
-def alias_tables(peaks: tuple[float, ...]) -> tuple[NDArray[np.uint32], Floats]:
+def build_alias_tables(peaks: tuple[float, ...]) -> tuple[NDArray[np.uint32], Floats]:
     """Return the alias tables of the Poisson laws of all grey levels under some peaks.
 
     Returns
@@ -96,21 +96,21 @@ def alias_tables(peaks: tuple[float, ...]) -> tuple[NDArray[np.uint32], Floats]:
     values : ndarray of float32, shape (len(peaks) * LEVELS * COLUMNS * 2,)
         Each column's own value and its alias.
     """
-    tables = [_alias_tables(peak) for peak in peaks]
+    tables = [_build_alias_table(peak) for peak in peaks]
     return np.concatenate([own for own, _ in tables]), np.concatenate([values for _, values in tables])
 
 
-def _alias_tables(peak: float) -> tuple[NDArray[np.uint32], Floats]:
+def _build_alias_table(peak: float) -> tuple[NDArray[np.uint32], Floats]:
     means = np.arange(LEVELS)[:, None] * (peak / (LEVELS - 1))
     counts = np.maximum(0, np.rint(means) - COLUMNS // 2) + np.arange(COLUMNS)
     log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, counts.max() + 1)))])
     log_weights = counts * np.log(np.maximum(means, 1e-300)) - means - log_factorials[counts.astype(np.intp)]
-    keep, alias = walker(np.exp(log_weights))
+    keep, alias = build_walker_tables(np.exp(log_weights))
     values = np.stack([counts, np.take_along_axis(counts, alias, axis=1)], axis=-1) / peak
     return np.minimum(np.rint(keep * 2.0**32), 2**32 - 1).astype(np.uint32).ravel(), values.astype(np.float32).ravel()
 
 
-def walker(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+def build_walker_tables(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Return Walker's alias table of each row of weights: the share that a column keeps, and the column of the rest.
 
     Vose, "A linear algorithm for generating random numbers with a given distribution" (1991), on all rows at once: poor

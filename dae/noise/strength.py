@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from dae.schemas import Frozen, not_bool
+from dae.schemas import FrozenModel, reject_bool
 
-Strength = Annotated[float, BeforeValidator(not_bool), Field(ge=1e-6, le=1e6)]
-Amount = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1)]
+Strength = Annotated[float, BeforeValidator(reject_bool), Field(ge=1e-6, le=1e6)]
+Amount = Annotated[float, BeforeValidator(reject_bool), Field(gt=0, le=1)]
 
 
-class Range(Frozen):
+class StrengthRange(FrozenModel):
     r"""Strengths :math:`s` of which each image gets its own, log-uniform: :math:`\ln s \sim U(\ln l, \ln h)`.
 
     A tenth of the range in decibels gets a tenth of the images, wherever it lies. The law is the same whether a strength is
@@ -28,7 +28,7 @@ class Range(Frozen):
 
     Examples
     --------
-    >>> strengths = Range(low=0.01, high=1).draw(10_000, np.random.default_rng(0))
+    >>> strengths = StrengthRange(low=0.01, high=1).draw(10_000, np.random.default_rng(0))
     >>> round(float(np.mean(strengths < 0.1)), 2)
     0.5
     """
@@ -48,7 +48,7 @@ class Range(Frozen):
         return np.clip(drawn, self.low, self.high)
 
 
-class AmountRange(Range):
+class AmountRange(StrengthRange):
     """A range of shares of the pixels, in (0, 1]."""
 
     low: Amount
@@ -56,7 +56,7 @@ class AmountRange(Range):
 
 
 def _form(value: Any) -> str | None:
-    if isinstance(value, dict | Range):
+    if isinstance(value, dict | StrengthRange):
         return "range"
     return "number" if isinstance(value, int | float | str) else None
 
@@ -71,8 +71,8 @@ _ONE_OF_TWO = (
     ),
     Field(json_schema_extra=_any_of),
 )
-StrengthOrRange = Annotated[Annotated[Strength, Tag("number")] | Annotated[Range, Tag("range")], *_ONE_OF_TWO]
+StrengthOrRange = Annotated[Annotated[Strength, Tag("number")] | Annotated[StrengthRange, Tag("range")], *_ONE_OF_TWO]
 AmountOrRange = Annotated[Annotated[Amount, Tag("number")] | Annotated[AmountRange, Tag("range")], *_ONE_OF_TWO]
 PeakOrRange = Annotated[
-    Annotated[Strength | Literal["grey_levels"], Tag("number")] | Annotated[Range, Tag("range")], *_ONE_OF_TWO
+    Annotated[Strength | Literal["grey_levels"], Tag("number")] | Annotated[StrengthRange, Tag("range")], *_ONE_OF_TWO
 ]

@@ -18,31 +18,31 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 
-from dae.promotion.history import Entry
-from dae.schemas import Frozen
+from dae.promotion.history import AuditEntry
+from dae.schemas import FrozenModel
 from dae.tracking.client import connect, create_experiment
 
-LEDGER_TAG = "dae.ledger"
+AUDIT_LOG_TAG = "dae.ledger"
 LENGTHS = {"reason": 2000, "who": 200}
 PATIENCE = 10.0
 
 
-class LedgerError(RuntimeError):
+class AuditLogError(RuntimeError):
     """The ledger cannot be read or written."""
 
 
-class Taken(Exception):  # noqa: N818  (an answer, not an error)
+class Conflict(Exception):  # noqa: N818  (an answer, not an error)
     """Another process wrote the place first: look again before deciding."""
 
 
-class State(Frozen):
+class AuditLogState(FrozenModel):
     """A ledger at one moment: its entries, and those of them whose aliases and tags may not have been written."""
 
-    entries: tuple[Entry, ...] = ()
-    unsettled: tuple[Entry, ...] = ()
+    entries: tuple[AuditEntry, ...] = ()
+    unsettled: tuple[AuditEntry, ...] = ()
 
 
-def state(name: str) -> State:
+def read_state(name: str) -> AuditLogState:
     """Return a registered model's ledger as it is; empty if it has none yet.
 
     Raises
@@ -54,18 +54,18 @@ def state(name: str) -> State:
     """
     run = _find(connect(), name)
     if run is None:
-        return State()
+        return AuditLogState()
     entries = _entries(run)
     open_ = tuple(entry for entry in entries if f"{_key(entry.number)}.settled" not in run.data.params)
-    return State(entries=entries, unsettled=open_)
+    return AuditLogState(entries=entries, unsettled=open_)
 
 
-def read(name: str) -> tuple[Entry, ...]:
-    """Return the entries of a registered model's ledger in order, as `state` does."""
-    return state(name).entries
+def read_entries(name: str) -> tuple[AuditEntry, ...]:
+    """Return the entries of a registered model's ledger in order, as `read_state` does."""
+    return read_state(name).entries
 
 
-def append(name: str, entries: Sequence[Entry], **fields: Any) -> Entry:
+def append_entry(name: str, entries: Sequence[AuditEntry], **fields: Any) -> AuditEntry:
     """Write the entry that comes after `entries`, the ledger as it was when it was decided.
 
     Raises
@@ -74,7 +74,7 @@ def append(name: str, entries: Sequence[Entry], **fields: Any) -> Entry:
         If the ledger has gone on meanwhile.
     """
     client = connect()
-    entry = draft(entries, **fields)
+    entry = draft_entry(entries, **fields)
     run_id = _run_id(client, name)
     value = entry.model_dump_json()
     try:
@@ -84,14 +84,14 @@ def append(name: str, entries: Sequence[Entry], **fields: Any) -> Entry:
         if written is None:
             raise
         if written != value:
-            raise Taken from None
+            raise Conflict from None
     return entry
 
 
-def draft(entries: Sequence[Entry], **fields: Any) -> Entry:
+def draft_entry(entries: Sequence[AuditEntry], **fields: Any) -> AuditEntry:
     """Return the entry that would come after `entries`, not written."""
     texts = {key: _plain(fields.get(key, ""), length) for key, length in LENGTHS.items()}
-    return Entry(number=len(entries) + 1, id=uuid.uuid4().hex, at=datetime.now(UTC), **(fields | texts))
+    return AuditEntry(number=len(entries) + 1, id=uuid.uuid4().hex, at=datetime.now(UTC), **(fields | texts))
 
 
 def _plain(text: str, length: int) -> str:
@@ -99,7 +99,7 @@ def _plain(text: str, length: int) -> str:
     return "".join(character for character in " ".join(text.split()) if character.isprintable())[:length]
 
 
-def settle(name: str, entry: Entry) -> None:
+def mark_applied(name: str, entry: AuditEntry) -> None:
     """Note that the aliases and tags say what an entry says."""
     client = connect()
     run = _find(client, name)
@@ -111,14 +111,14 @@ def _key(number: int) -> str:
     return f"{number:06d}"
 
 
-def _entries(run: Any) -> tuple[Entry, ...]:
+def _entries(run: Any) -> tuple[AuditEntry, ...]:
     written = {key: value for key, value in run.data.params.items() if key.isdecimal()}
     try:
-        entries = tuple(Entry.model_validate_json(written[key]) for key in sorted(written))
+        entries = tuple(AuditEntry.model_validate_json(written[key]) for key in sorted(written))
     except ValidationError as error:
-        raise LedgerError(f"run {run.info.run_id} must hold the ledger's entries; found {error}") from error
+        raise AuditLogError(f"run {run.info.run_id} must hold the ledger's entries; found {error}") from error
     if [entry.number for entry in entries] != list(range(1, len(entries) + 1)):
-        raise LedgerError(
+        raise AuditLogError(
             f"run {run.info.run_id} must hold every entry of the ledger; found {', '.join(sorted(written))}"
         )
     return entries
@@ -134,14 +134,14 @@ def _find(client: MlflowClient, name: str) -> Any:
     if experiment is None:
         return None
     if experiment.lifecycle_stage == "deleted":
-        raise LedgerError(f"experiment {_experiment(name)!r} holds the ledger and was deleted: restore it in MLflow")
+        raise AuditLogError(f"experiment {_experiment(name)!r} holds the ledger and was deleted: restore it in MLflow")
     runs = client.search_runs(
         [experiment.experiment_id], run_view_type=ViewType.ALL, order_by=["attributes.start_time ASC"], max_results=1
     )
     if not runs:
         return None
     if runs[0].info.lifecycle_stage == "deleted":
-        raise LedgerError(f"run {runs[0].info.run_id} holds the ledger and was deleted: restore it in MLflow")
+        raise AuditLogError(f"run {runs[0].info.run_id} holds the ledger and was deleted: restore it in MLflow")
     return client.get_run(runs[0].info.run_id)
 
 
@@ -159,7 +159,7 @@ def _run_id(client: MlflowClient, name: str) -> str:
 def _create(client: MlflowClient, name: str) -> None:
     """Make the ledger's run. The one process that makes the experiment makes the run, and the others wait for it."""
     try:
-        create_experiment(client, _experiment(name), {LEDGER_TAG: name})
+        create_experiment(client, _experiment(name), {AUDIT_LOG_TAG: name})
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -171,5 +171,5 @@ def _create(client: MlflowClient, name: str) -> None:
     experiment = client.get_experiment_by_name(_experiment(name))
     assert experiment is not None
     note = f"Entries of the ledger of {name}, written by dae: `dae models history` shows them. Do not delete."
-    tags = {LEDGER_TAG: name, "mlflow.note.content": note}
+    tags = {AUDIT_LOG_TAG: name, "mlflow.note.content": note}
     client.create_run(experiment.experiment_id, tags=tags, run_name=f"ledger of {name}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from dae.config.schema import ChampionPolicy, GateConfig, WorksPolicy
+from dae.config.schema import ChampionPolicy, GateConfig, SmokeTestPolicy
 from dae.evaluation.bootstrap import PairedComparison, PairedDifference
-from dae.promotion.schemas import Check, Evidence, Opponent, Rival, Trial, Verdict
+from dae.promotion.schemas import BaselineComparison, ChampionComparison, Check, GateInputs, GateResult, SmokeTestResult
 from dae.schemas import EIGHT_BIT, CleanInput, Scores
 
 OUTPUT_TOLERANCE = 1e-6
@@ -21,7 +21,7 @@ LEFT_ALONE = {
 }
 
 
-def judge(evidence: Evidence, policy: GateConfig) -> Verdict:
+def evaluate_gate(evidence: GateInputs, policy: GateConfig) -> GateResult:
     """Decide whether a model may be promoted.
 
     Parameters
@@ -39,22 +39,22 @@ def judge(evidence: Evidence, policy: GateConfig) -> Verdict:
         refuses; it is never an exception.
     """
     quality = [
-        *_absolute(evidence.scores, policy),
+        *_against_limits(evidence.scores, policy),
         *_against_champion(evidence.opponent, policy.champion),
-        *_against_rivals(evidence.rivals, policy.beat_baselines),
+        *_against_baselines(evidence.rivals, policy.beat_baselines),
     ]
     # No quality by itself: what hands every image through passes.
-    left_alone = _left_alone(evidence.scores.clean_input, policy.clean_input)
-    checks = [*quality, *left_alone, *_works(evidence.trial, policy.works)]
+    left_alone = _on_clean_input(evidence.scores.clean_input, policy.clean_input)
+    checks = [*quality, *left_alone, *_smoke_test(evidence.trial, policy.smoke_test)]
     reasons = tuple(check.reason for check in checks if not check.passed)
     if not quality:
         unmet = "" if policy.champion is None else f", and {_no_comparison(evidence.opponent)}"
         rule = "nothing is promoted for nothing: set gate.max_val_mse, for one"
         reasons = (f"the policy asks for no quality{unmet}; {rule}", *reasons)
-    return Verdict(promoted=not reasons, checks=tuple(checks), reasons=reasons, champion=evidence.opponent.version)
+    return GateResult(promoted=not reasons, checks=tuple(checks), reasons=reasons, champion=evidence.opponent.version)
 
 
-def _no_comparison(opponent: Opponent) -> str:
+def _no_comparison(opponent: ChampionComparison) -> str:
     if opponent.version is None:
         return "there is no champion to compare with"
     return (
@@ -62,7 +62,7 @@ def _no_comparison(opponent: Opponent) -> str:
     )
 
 
-def _absolute(scores: Scores, policy: GateConfig) -> Iterator[Check]:
+def _against_limits(scores: Scores, policy: GateConfig) -> Iterator[Check]:
     validation = scores.validation
     pooled = validation.pooled.mse
     if policy.max_val_mse is not None:
@@ -75,20 +75,20 @@ def _absolute(scores: Scores, policy: GateConfig) -> Iterator[Check]:
         for form in [form for form in per_kind if form.removesuffix(EIGHT_BIT) == kind] or [kind]:
             value = per_kind[form].mse if form in per_kind else None
             yield _at_most(f"val_mse_{form}", value, asked, "gate.max_val_mse_per_kind")
-    if not policy.beat_nothing:
+    if not policy.beat_noisy_input:
         for kind in per_kind:
             if kind not in policy.max_val_mse_per_kind and not math.isfinite(per_kind[kind].mse):
                 yield _at_most(f"val_mse_{kind}", per_kind[kind].mse, None, "every model")
         return
     if not nothing:
-        yield _at_most("val_mse_per_kind", None, None, "gate.beat_nothing")
+        yield _at_most("val_mse_per_kind", None, None, "gate.beat_noisy_input")
     for kind in nothing | per_kind:
         value = per_kind[kind].mse if kind in per_kind else None
         limit = nothing[kind].mse if kind in nothing else None
         yield _at_most(f"val_mse_{kind}", value, limit, "doing nothing")
 
 
-def _left_alone(found: CleanInput | None, limit: float | None) -> Iterator[Check]:
+def _on_clean_input(found: CleanInput | None, limit: float | None) -> Iterator[Check]:
     """Compare what the model changes of images that hold no noise with one limit for all of them."""
     if limit is None:
         return
@@ -97,7 +97,7 @@ def _left_alone(found: CleanInput | None, limit: float | None) -> Iterator[Check
         yield _at_most(f"clean_{name}", value, limit, f"gate.clean_input, mean squared change of {what}")
 
 
-def _against_champion(opponent: Opponent, policy: ChampionPolicy | None) -> Iterator[Check]:
+def _against_champion(opponent: ChampionComparison, policy: ChampionPolicy | None) -> Iterator[Check]:
     if policy is None or opponent.version is None:
         return
     if opponent.comparison is None:
@@ -134,7 +134,7 @@ def _not_worse(
     return Check(name=name, value=found.high, limit=tolerance, source=source, passed=passed, reason=reason)
 
 
-def _against_rivals(rivals: Sequence[Rival], asked: Sequence[str]) -> Iterator[Check]:
+def _against_baselines(rivals: Sequence[BaselineComparison], asked: Sequence[str]) -> Iterator[Check]:
     measured = {rival.name: rival for rival in rivals}
     for name in asked:
         rival = measured.get(name)
@@ -143,16 +143,16 @@ def _against_rivals(rivals: Sequence[Rival], asked: Sequence[str]) -> Iterator[C
         yield _at_most(f"vs_{name}", value, limit, f"classical method {name}{images}")
 
 
-def _works(trial: Trial | None, policy: WorksPolicy | None) -> Iterator[Check]:
+def _smoke_test(trial: SmokeTestResult | None, policy: SmokeTestPolicy | None) -> Iterator[Check]:
     if policy is None:
         return
     if trial is None:
-        yield _failed("works", "the registered version was not tried")
+        yield _failed("smoke_test", "the registered version was not tried")
         return
-    yield usable(trial)
+    yield check_loads(trial)
     if trial.error is not None:
         return
-    yield from authentic(trial)
+    yield from check_unchanged(trial)
     if policy.any_size:
         yield _fine("other_size", trial.other_size, "restores images of another size than it was trained on")
     budgets = (
@@ -162,15 +162,15 @@ def _works(trial: Trial | None, policy: WorksPolicy | None) -> Iterator[Check]:
     )
     for name, value, limit in budgets:
         if limit is not None:
-            yield _at_most(name, value, limit, f"gate.works.max_{name}", form=".1f")
+            yield _at_most(name, value, limit, f"gate.smoke_test.max_{name}", form=".1f")
 
 
-def usable(trial: Trial) -> Check:
+def check_loads(trial: SmokeTestResult) -> Check:
     """Return whether a version loads in a clean process and restores an image: what even a forced promotion asks."""
     return _fine("loads", trial.error or trial.one_image, "loads in a clean process and restores a single image")
 
 
-def authentic(trial: Trial) -> Iterator[Check]:
+def check_unchanged(trial: SmokeTestResult) -> Iterator[Check]:
     """Yield whether a version is what was logged: by the digest of its file, and by its outputs."""
     trouble = None
     if trial.sha256 is None or trial.recorded_sha256 != trial.sha256:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from dae.schemas import Frozen
+from dae.schemas import FrozenModel
 
 Event = Literal["promoted", "refused", "forced", "rolled back", "found"]
 CHANGES: frozenset[Event] = frozenset({"promoted", "forced", "rolled back", "found"})
 
 
-class Entry(Frozen):
+class AuditEntry(FrozenModel):
     """One line of the ledger.
 
     Attributes
@@ -44,50 +44,50 @@ class Entry(Frozen):
     run_id: str | None = None
 
 
-class Span(Frozen):
+class LivePeriod(FrozenModel):
     """A time in which one version was live; `end` is None where it still is."""
 
     version: str
     start: datetime
     end: datetime | None
-    entry: Entry
+    entry: AuditEntry
 
 
-def champion(entries: Sequence[Entry]) -> str | None:
+def champion_after(entries: Sequence[AuditEntry]) -> str | None:
     """Return the version that is live after the last entry."""
     return entries[-1].champion if entries else None
 
 
-def spans(entries: Sequence[Entry]) -> list[Span]:
+def live_periods(entries: Sequence[AuditEntry]) -> list[LivePeriod]:
     """Return who was live when, in order of time."""
-    found: list[Span] = []
-    live: Entry | None = None
+    found: list[LivePeriod] = []
+    live: AuditEntry | None = None
     for entry in (each for each in entries if each.event in CHANGES):
         if live is not None and live.champion is not None:
-            found.append(Span(version=live.champion, start=live.at, end=entry.at, entry=live))
+            found.append(LivePeriod(version=live.champion, start=live.at, end=entry.at, entry=live))
         live = entry
     if live is not None and live.champion is not None:
-        found.append(Span(version=live.champion, start=live.at, end=None, entry=live))
+        found.append(LivePeriod(version=live.champion, start=live.at, end=None, entry=live))
     return found
 
 
-def live_between(entries: Sequence[Entry], start: datetime, end: datetime) -> list[Span]:
+def live_between(entries: Sequence[AuditEntry], start: datetime, end: datetime) -> list[LivePeriod]:
     """Return the spans that share a moment with the time from `start` up to and including `end`."""
-    return [span for span in spans(entries) if span.start <= end and (span.end is None or span.end > start)]
+    return [span for span in live_periods(entries) if span.start <= end and (span.end is None or span.end > start)]
 
 
-def previous(entries: Sequence[Entry]) -> str | None:
+def previous_champion(entries: Sequence[AuditEntry]) -> str | None:
     """Return the version a rollback goes back to; None if there was none before.
 
     A rollback undoes promotions: rolled back once, the next one goes further back, not forth again.
     """
-    line = champions(entries)
-    if champion(entries) is None:  # the alias was removed by other means
+    line = champion_line(entries)
+    if champion_after(entries) is None:  # the alias was removed by other means
         return line[-1] if line else None
     return line[-2] if len(line) > 1 else None
 
 
-def champions(entries: Sequence[Entry]) -> list[str]:
+def champion_line(entries: Sequence[AuditEntry]) -> list[str]:
     """Return the champions that led to the present one, which is the last, each once; those rolled back from are left out."""
     line: list[str] = []
     for entry in entries:
@@ -103,12 +103,12 @@ def champions(entries: Sequence[Entry]) -> list[str]:
     return line
 
 
-def forced(entries: Sequence[Entry], version: str | None) -> Entry | None:
+def find_forced(entries: Sequence[AuditEntry], version: str | None) -> AuditEntry | None:
     """Return the entry by which a version became champion, if that was by force; None if the gate let it pass, or never did."""
     came = [entry for entry in entries if entry.version == version and entry.event in ("promoted", "forced")]
     return came[-1] if came and came[-1].event == "forced" else None
 
 
-def once_live(entries: Sequence[Entry]) -> list[str]:
+def past_champions(entries: Sequence[AuditEntry]) -> list[str]:
     """Return every version that was ever live, the latest first."""
-    return list(dict.fromkeys(span.version for span in reversed(spans(entries))))
+    return list(dict.fromkeys(span.version for span in reversed(live_periods(entries))))

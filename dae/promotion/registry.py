@@ -49,7 +49,7 @@ def register(
     candidate = Candidate(name=name, version=str(created.version), run_id=model.run_id, model_uri=model.model_uri)
     set_tags(model.run_id, {"model_version": candidate.version})
     if not config.gate.dry_run:
-        point(name, CHALLENGER, candidate.version)
+        set_alias(name, CHALLENGER, candidate.version)
     return candidate
 
 
@@ -61,7 +61,7 @@ def _ensure_model(name: str) -> None:
             raise
 
 
-def alias(name: str, which: str) -> str | None:
+def find_alias(name: str, which: str) -> str | None:
     """Return the version an alias names; None if the model or the alias does not exist.
 
     Raises
@@ -77,12 +77,12 @@ def alias(name: str, which: str) -> str | None:
         raise
 
 
-def champion(name: str) -> str | None:
+def find_champion(name: str) -> str | None:
     """Return the version that is live; None if there is none."""
-    return alias(name, CHAMPION)
+    return find_alias(name, CHAMPION)
 
 
-def point(name: str, which: str, version: str | None) -> None:
+def set_alias(name: str, which: str, version: str | None) -> None:
     """Move an alias to a version, or remove it, and confirm by reading back.
 
     Raises
@@ -93,16 +93,16 @@ def point(name: str, which: str, version: str | None) -> None:
     client = connect()
     for attempt in range(ATTEMPTS):
         if version is None:
-            retried(lambda: client.delete_registered_model_alias(name, which))
+            retry_write(lambda: client.delete_registered_model_alias(name, which))
         else:
-            retried(lambda: client.set_registered_model_alias(name, which, version))
-        if alias(name, which) == version:
+            retry_write(lambda: client.set_registered_model_alias(name, which, version))
+        if find_alias(name, which) == version:
             return
         time.sleep(PAUSE * (attempt + 1))
-    raise RegistryError(f"alias {which} of {name} must read back as version {version}, found {alias(name, which)}")
+    raise RegistryError(f"alias {which} of {name} must read back as version {version}, found {find_alias(name, which)}")
 
 
-def withdraw(name: str, which: str, version: str) -> None:
+def remove_alias(name: str, which: str, version: str) -> None:
     """Remove an alias from a version; where it names another one by now, that is left.
 
     Raises
@@ -111,15 +111,15 @@ def withdraw(name: str, which: str, version: str) -> None:
         If it still reads back as the version, though removed again and again.
     """
     for attempt in range(ATTEMPTS):
-        if alias(name, which) != version:
+        if find_alias(name, which) != version:
             return
-        retried(lambda: connect().delete_registered_model_alias(name, which))
+        retry_write(lambda: connect().delete_registered_model_alias(name, which))
         time.sleep(PAUSE * attempt)
-    if alias(name, which) == version:
+    if find_alias(name, which) == version:
         raise RegistryError(f"alias {which} of {name} must be gone from version {version}, and is not")
 
 
-def retried(write: Callable[[], object]) -> None:
+def retry_write(write: Callable[[], object]) -> None:
     """Write something that can be written twice; of two processes that write it at once the store refuses one."""
     for attempt in range(ATTEMPTS):
         try:
@@ -132,7 +132,7 @@ def retried(write: Callable[[], object]) -> None:
             return
 
 
-def version(name: str, number: str) -> Any:
+def get_version(name: str, number: str) -> Any:
     """Return a version as MLflow has it, aliases and tags included.
 
     Raises
@@ -150,16 +150,16 @@ def version(name: str, number: str) -> Any:
         raise RegistryError(f"{name} has no version {number} at {store_uri()}") from error
 
 
-def exists(name: str, number: str) -> bool:
+def version_exists(name: str, number: str) -> bool:
     """Tell whether there is such a version."""
     try:
-        version(name, number)
+        get_version(name, number)
     except RegistryError:
         return False
     return True
 
 
-def candidate(name: str, number: str) -> Candidate:
+def get_candidate(name: str, number: str) -> Candidate:
     """Return a version as a candidate for promotion.
 
     Raises
@@ -167,19 +167,19 @@ def candidate(name: str, number: str) -> Candidate:
     RegistryError
         If there is none of this number, or no run made it.
     """
-    found = version(name, number)
+    found = get_version(name, number)
     if not found.run_id:
         raise RegistryError(f"version {number} of {name} must have been made by a run, and was not")
     return Candidate(name=name, version=str(found.version), run_id=found.run_id, model_uri=found.source)
 
 
-def versions(name: str) -> list[Any]:
+def list_versions(name: str) -> list[Any]:
     """Return every version, the newest first; none if there is no such model."""
     search = connect().search_model_versions
     return list(iterate_pages(search, f"name='{name}'", order_by=["version_number DESC"]))
 
 
-def aliases(name: str) -> dict[str, str]:
+def list_aliases(name: str) -> dict[str, str]:
     """Return the version each alias names; none if there is no such model."""
     try:
         found = connect().get_registered_model(name).aliases
@@ -190,22 +190,22 @@ def aliases(name: str) -> dict[str, str]:
     return {which: str(number) for which, number in found.items()}
 
 
-def tag(name: str, number: str, tags: Mapping[str, str | None], description: str | None = None) -> None:
+def set_version_tags(name: str, number: str, tags: Mapping[str, str | None], description: str | None = None) -> None:
     """Set tags of a version, or remove those that are None, and set its description."""
     client = connect()
     for key, value in tags.items():
         if value is None:
             client.delete_model_version_tag(name, number, key)
         else:
-            retried(functools.partial(client.set_model_version_tag, name, number, key, value))
+            retry_write(functools.partial(client.set_model_version_tag, name, number, key, value))
     if description is not None:
         client.update_model_version(name, number, description)
 
 
-def mark_run(run_id: str, tags: Mapping[str, str]) -> None:
+def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
     """Say on a run what became of its model, unless somebody has deleted the run: the version is still what it is."""
     try:
-        retried(functools.partial(set_tags, run_id, tags))
+        retry_write(functools.partial(set_tags, run_id, tags))
     except MlflowException as error:
         if error.error_code not in ABSENT:
             raise
@@ -213,9 +213,11 @@ def mark_run(run_id: str, tags: Mapping[str, str]) -> None:
 
 def _supersede(name: str, run_id: str) -> None:
     """Say of versions of a run that were never judged that a later one takes their place: the run was resumed."""
-    for found in versions(name):
+    for found in list_versions(name):
         if found.run_id == run_id and found.tags.get("verdict") == PENDING:
-            tag(name, str(found.version), {"verdict": "superseded", "verdict_reasons": "the run was resumed"})
+            set_version_tags(
+                name, str(found.version), {"verdict": "superseded", "verdict_reasons": "the run was resumed"}
+            )
 
 
 def _tags(
@@ -229,7 +231,7 @@ def _tags(
         "data_digest": data_digest,
         "noise_digest.validation": noisy.validation.sha256,
         "noise_digest.test": noisy.test.sha256,
-        "model_sha256": models.recorded_sha256(model.model_id),
+        "model_sha256": models.read_sha256(model.model_id),
         "git_commit": run.data.tags.get("git_commit", "unknown"),
         "git_dirty": run.data.tags.get("git_dirty", "unknown"),
     } | {key: repr(value) for key, value in figures.items() if "mse" in key}

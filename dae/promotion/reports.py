@@ -16,8 +16,8 @@ from pydantic import Field
 from dae import storage
 from dae.config.schema import ConfigError, GateConfig
 from dae.evaluation.tables import SCORES_HEADER, markdown_table, score_rows
-from dae.promotion.schemas import Candidate, ModelVersion, PipelineResult, Verdict
-from dae.schemas import Frozen, Scores
+from dae.promotion.schemas import Candidate, GateResult, ModelVersion, PipelineResult
+from dae.schemas import FrozenModel, Scores
 from dae.tracking.client import TrackingError, connect, get_run
 from dae.tracking.run_logging import log_text
 
@@ -26,7 +26,7 @@ RESULT = "result.json"
 """What a training run ended with, as `dae.promotion.schemas.PipelineResult`."""
 
 
-class Outcome(Frozen):
+class RunOutcome(FrozenModel):
     """How a run ended.
 
     Attributes
@@ -49,10 +49,10 @@ class Outcome(Frozen):
     seconds: float = 0.0
 
 
-def of(result: PipelineResult, links: dict[str, str], seconds: float) -> Outcome:
+def make_outcome(result: PipelineResult, links: dict[str, str], seconds: float) -> RunOutcome:
     """Return the outcome of a run that came to a verdict."""
     ending: Ending = "refused" if result.version.decision.event == "refused" else "promoted"
-    return Outcome(name=result.run_name, ending=ending, result=result, links=links, seconds=seconds)
+    return RunOutcome(name=result.run_name, ending=ending, result=result, links=links, seconds=seconds)
 
 
 def require_writable(*files: Path | None) -> None:
@@ -69,16 +69,16 @@ def require_writable(*files: Path | None) -> None:
             raise ConfigError(f"{file} must be a file that can be written, in a folder that is there")
 
 
-def write(outcome: Outcome, summary: Path | None, junit: Path | None) -> None:
+def write_outcome(outcome: RunOutcome, summary: Path | None, junit: Path | None) -> None:
     """Append the outcome to a Markdown file, and write a JUnit file of it, where they are asked for."""
     if summary is not None:
         with summary.open("a", encoding="utf-8") as file:
-            file.write(_printable(markdown(outcome)))
+            file.write(_printable(outcome_markdown(outcome)))
     if junit is not None:
         storage.write_text(junit, junit_xml(outcome))
 
 
-def markdown(outcome: Outcome) -> str:
+def outcome_markdown(outcome: RunOutcome) -> str:
     """Return the outcome as Markdown: one sentence, every check, the scores, where to look."""
     links = " · ".join(f"[{name}]({address})" for name, address in outcome.links.items())
     if outcome.result is None:
@@ -88,11 +88,11 @@ def markdown(outcome: Outcome) -> str:
     return f"{lead}\n{links}\n\n" if links else f"{lead}\n"
 
 
-def junit_xml(outcome: Outcome) -> str:
+def junit_xml(outcome: RunOutcome) -> str:
     """Return the outcome as JUnit XML: each check of the gate is a test case; a run without a verdict is one that broke."""
     suite = ElementTree.Element("testsuite", name=outcome.name, time=f"{outcome.seconds:.3f}")
     _properties(suite, outcome)
-    made = checks(outcome.result.version.verdict) if outcome.result else []
+    made = list_checks(outcome.result.version.verdict) if outcome.result else []
     for number, (passed, reason) in enumerate(made, 1):
         name, _, _ = reason.partition(":")
         case = ElementTree.SubElement(suite, "testcase", classname="gate", name=f"{number}. {name}", time="0")
@@ -119,7 +119,7 @@ def _printable(text: str) -> str:
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
-def _decide(case: ElementTree.Element, outcome: Outcome) -> None:
+def _decide(case: ElementTree.Element, outcome: RunOutcome) -> None:
     """Say in a test case how the run ended; a refusal without a failed check, as by a person, is a failure of it alone."""
     said = headline(outcome.result.version) if outcome.result else outcome.message
     if outcome.ending == "refused":
@@ -129,7 +129,7 @@ def _decide(case: ElementTree.Element, outcome: Outcome) -> None:
     ElementTree.SubElement(case, "system-out").text = said
 
 
-def _properties(suite: ElementTree.Element, outcome: Outcome) -> None:
+def _properties(suite: ElementTree.Element, outcome: RunOutcome) -> None:
     told = {"outcome": outcome.ending, **outcome.links}
     if (result := outcome.result) is not None:
         told |= {"run_id": result.run_id, "model": result.version.name, "version": result.version.version}
@@ -154,13 +154,13 @@ def headline(version: ModelVersion) -> str:
     return f"{stays} The gate lets it pass, but: {decision.reason}." if decision.verdict.promoted else stays
 
 
-def checks(verdict: Verdict) -> list[tuple[bool, str]]:
+def list_checks(verdict: GateResult) -> list[tuple[bool, str]]:
     """Return each check as whether it passed and its reason, and reasons that belong to none."""
     made = [(check.passed, check.reason) for check in verdict.checks]
     return made + [(False, reason) for reason in verdict.reasons if (False, reason) not in made]
 
 
-def question(candidate: Candidate, verdict: Verdict, policy: GateConfig) -> str:
+def approval_question(candidate: Candidate, verdict: GateResult, policy: GateConfig) -> str:
     """Return, as Markdown, what a person is asked before a version is promoted."""
     against = f" in place of version {verdict.champion}" if verdict.champion else ""
     lead = f"May {candidate.name} version {candidate.version} become the champion{against}?"
@@ -168,8 +168,8 @@ def question(candidate: Candidate, verdict: Verdict, policy: GateConfig) -> str:
     return "\n".join([lead, *forced, "", *_bullets(verdict)])
 
 
-def _bullets(verdict: Verdict) -> list[str]:
-    return [f"- {'passed' if passed else '**failed**'}: {reason}" for passed, reason in checks(verdict)]
+def _bullets(verdict: GateResult) -> list[str]:
+    return [f"- {'passed' if passed else '**failed**'}: {reason}" for passed, reason in list_checks(verdict)]
 
 
 def verdict_markdown(version: ModelVersion, scores: Scores) -> str:

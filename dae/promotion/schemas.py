@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from dae.evaluation.bootstrap import PairedComparison
-from dae.schemas import Frozen, Scores, TrainedModel
+from dae.schemas import FrozenModel, Scores, TrainedModel
 
-Outcome = Literal["promoted", "refused", "forced"]
+DecisionEvent = Literal["promoted", "refused", "forced"]
 
 
-class Opponent(Frozen):
+class ChampionComparison(FrozenModel):
     """The champion a challenger meets: none yet, compared, or beyond comparison for a reason."""
 
     version: str | None = None
@@ -18,7 +18,7 @@ class Opponent(Frozen):
     trouble: str | None = None
 
 
-class Trial(Frozen):
+class SmokeTestResult(FrozenModel):
     """What a registered version did when it was downloaded and used in a process of its own.
 
     Attributes
@@ -46,7 +46,7 @@ class Trial(Frozen):
     error: str | None = None
 
 
-class Rival(Frozen):
+class BaselineComparison(FrozenModel):
     """A classical method tuned on validation images, and the model on the same ones: pooled MSE of each."""
 
     name: str
@@ -55,16 +55,16 @@ class Rival(Frozen):
     images: int
 
 
-class Evidence(Frozen):
+class GateInputs(FrozenModel):
     """All that the gate judges."""
 
     scores: Scores
-    opponent: Opponent = Opponent()
-    trial: Trial | None = None
-    rivals: tuple[Rival, ...] = ()
+    opponent: ChampionComparison = ChampionComparison()
+    trial: SmokeTestResult | None = None
+    rivals: tuple[BaselineComparison, ...] = ()
 
 
-class Check(Frozen):
+class Check(FrozenModel):
     """One question the gate asked: `value` had to be at most `limit`, which came from `source`."""
 
     name: str
@@ -75,7 +75,7 @@ class Check(Frozen):
     reason: str
 
 
-class Verdict(Frozen):
+class GateResult(FrozenModel):
     """The gate's answer, with every check it rests on, and the version of the champion it was found against."""
 
     promoted: bool
@@ -89,7 +89,7 @@ class Verdict(Frozen):
         return "promoted" if self.promoted else "refused"
 
 
-class Answer(Frozen):
+class ApprovalAnswer(FrozenModel):
     """What a person said when asked to approve; `approved` is None where nobody answered in time.
 
     It holds for what was asked: whether a version may be `event` in the place of `champion`.
@@ -97,12 +97,12 @@ class Answer(Frozen):
 
     approved: bool | None
     who: str
-    event: Outcome
+    event: DecisionEvent
     champion: str | None
     comment: str = ""
 
 
-class Candidate(Frozen):
+class Candidate(FrozenModel):
     """A registered version that is to be judged, and the logged model it was made of."""
 
     name: str
@@ -111,7 +111,7 @@ class Candidate(Frozen):
     model_uri: str
 
 
-class Decision(Frozen):
+class Decision(FrozenModel):
     """What was done with a version, and who answers for it: the gate's verdict, or a person's reason.
 
     Attributes
@@ -122,8 +122,8 @@ class Decision(Frozen):
         Of a forced promotion, an approval or a refusal by a person; else the gate's reasons.
     """
 
-    event: Outcome
-    verdict: Verdict
+    event: DecisionEvent
+    verdict: GateResult
     who: str
     reason: str = ""
     dry_run: bool = False
@@ -134,7 +134,7 @@ class Decision(Frozen):
         return self.event != "refused"
 
 
-class ModelVersion(Frozen):
+class ModelVersion(FrozenModel):
     """The registry entry made of a trained model, and what was decided about it."""
 
     name: str
@@ -144,12 +144,12 @@ class ModelVersion(Frozen):
     aliases: tuple[str, ...]
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> GateResult:
         """The gate's verdict."""
         return self.decision.verdict
 
 
-class PipelineResult(Frozen):
+class PipelineResult(FrozenModel):
     """What a training run ends with."""
 
     run_id: str
@@ -160,7 +160,7 @@ class PipelineResult(Frozen):
     seconds: dict[str, float]
 
 
-class PromotionResult(Frozen):
+class PromotionResult(FrozenModel):
     """What a promotion flow ends with."""
 
     scores: Scores

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dae import runtime, storage
-from dae.promotion.schemas import Trial
+from dae.promotion.schemas import SmokeTestResult
 
 TIMEOUT = 900
 WARM_UP, CALLS = 5, 60
@@ -26,11 +26,11 @@ ANSWER = "trial: "
 FULL = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM}
 
 
-class TrialError(RuntimeError):
+class SmokeTestError(RuntimeError):
     """A version could not be tried, for a reason that is not its own."""
 
 
-def run(name: str, version: str) -> Trial:
+def run_smoke_test(name: str, version: str) -> SmokeTestResult:
     """Download a version, and return what it does in a clean process.
 
     What is wrong with the version is part of the result. That it cannot be downloaded at all is an error.
@@ -47,29 +47,29 @@ def run(name: str, version: str) -> Trial:
     from dae.promotion import registry
     from dae.tracking import models
 
-    recorded = registry.version(name, version).tags.get("model_sha256") or None
+    recorded = registry.get_version(name, version).tags.get("model_sha256") or None
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = models.download(f"models:/{name}/{version}", Path(folder))
+            path = models.download_model(f"models:/{name}/{version}", Path(folder))
         except models.ModelError as error:
-            return Trial(recorded_sha256=recorded, error=str(error))
+            return SmokeTestResult(recorded_sha256=recorded, error=str(error))
         return _run(path).model_copy(update={"recorded_sha256": recorded})
 
 
-def _run(folder: Path) -> Trial:
+def _run(folder: Path) -> SmokeTestResult:
     command = [sys.executable, "-m", "dae.promotion.smoke_test", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
-        raise TrialError(f"the trial of a version was not done after {TIMEOUT} s") from error
+        raise SmokeTestError(f"the trial of a version was not done after {TIMEOUT} s") from error
     lines = [line for line in done.stdout.splitlines() if line.startswith(ANSWER)]
     if done.returncode != 0 or not lines:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise TrialError(f"the trial of a version ended with exit code {done.returncode}: {last}")
-    return Trial.model_validate_json(lines[-1].removeprefix(ANSWER))
+        raise SmokeTestError(f"the trial of a version ended with exit code {done.returncode}: {last}")
+    return SmokeTestResult.model_validate_json(lines[-1].removeprefix(ANSWER))
 
 
-def examine(folder: Path) -> Trial:
+def examine_model(folder: Path) -> SmokeTestResult:
     """Return what the model in a folder does, apart from the digest that was recorded for it.
 
     Parameters
@@ -90,7 +90,7 @@ def examine(folder: Path) -> Trial:
     except Exception as error:
         if getattr(error, "errno", None) in FULL:  # the machine's trouble, not the version's
             raise
-        return Trial(error=_words(error), **facts)
+        return SmokeTestResult(error=_words(error), **facts)
     if restored is not None:
         facts["difference"] = _difference(model, noisy, restored)
     height, width = noisy.shape[1:3]
@@ -100,7 +100,7 @@ def examine(folder: Path) -> Trial:
     )
     if facts["one_image"] is None:
         facts["latency_ms"] = _latency_ms(model, noisy[:1])
-    return Trial(memory_mib=_peak_mib(), **facts)
+    return SmokeTestResult(memory_mib=_peak_mib(), **facts)
 
 
 def _reference(folder: Path, model: Any) -> tuple[np.ndarray, np.ndarray | None]:
@@ -157,8 +157,8 @@ def _words(error: Exception) -> str:
 def main() -> None:
     """Examine the model in the folder named on the command line, and print what was found."""
     runtime.configure()
-    with runtime.muted():
-        found = examine(Path(sys.argv[1]))
+    with runtime.silence_stderr():
+        found = examine_model(Path(sys.argv[1]))
     print(ANSWER + json.dumps(found.model_dump(mode="json")))
     sys.stdout.flush()
     os._exit(0)  # a backend's threads have nothing to say any more

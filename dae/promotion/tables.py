@@ -11,7 +11,7 @@ import pandas as pd
 
 from dae.evaluation import tables
 from dae.promotion import audit_log, registry
-from dae.promotion.history import Entry
+from dae.promotion.history import AuditEntry
 from dae.tracking.client import CHECKS, connect
 
 VERSIONS_HEADER = ("version", "verdict", "aliases", "val MSE", "test MSE", "registered", "run", "why")
@@ -31,9 +31,9 @@ RUNS_HEADER = ("run", "id", "status", "verdict", "version", "val MSE", "test MSE
 def read_versions(name: str) -> list[dict[str, Any]]:
     """Return one plain record a version, the newest first."""
     named: dict[str, list[str]] = {}
-    for alias, version in sorted(registry.aliases(name).items()):
+    for alias, version in sorted(registry.list_aliases(name).items()):
         named.setdefault(version, []).append(alias)
-    return [_record(found, named.get(str(found.version), [])) for found in registry.versions(name)]
+    return [_record(found, named.get(str(found.version), [])) for found in registry.list_versions(name)]
 
 
 def _record(found: Any, aliases: list[str]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _verdict(record: dict[str, Any]) -> str:
     return "FORCED" if record["verdict"] == "forced" else f"FORCED, then {record['verdict']}"
 
 
-def history_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
+def history_rows(entries: Sequence[AuditEntry]) -> list[tuple[str, ...]]:
     """Return the ledger as text."""
     return [
         (
@@ -129,7 +129,7 @@ def read_runs(experiment: str | None = None) -> pd.DataFrame:
     ``val_mse_<kind>_nothing``; what a run does not have is missing.
     """
     experiments = connect().search_experiments()
-    aside = {audit_log.LEDGER_TAG, CHECKS}
+    aside = {audit_log.AUDIT_LOG_TAG, CHECKS}
     wanted = [each for each in experiments if experiment in (None, each.name) and not aside & each.tags.keys()]
     ids = [each.experiment_id for each in wanted]
     found = mlflow.search_runs(ids, order_by=["attributes.start_time DESC"]) if ids else pd.DataFrame()

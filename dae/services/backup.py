@@ -36,8 +36,10 @@ def back_up(found: ServiceSettings, target: Path, say: Say) -> None:
     if target.exists():
         raise ConfigError(f"FOLDER must not be there yet, received {target}")
     if (trouble := health.trouble(found, "postgres")) is not None:
-        raise ServicesError(f"PostgreSQL must be running, {command_lines.make('services')} starts it: {trouble}")
-    with storage.publish(target) as draft:
+        raise ServicesError(
+            f"PostgreSQL must be running, {command_lines.make_command('services')} starts it: {trouble}"
+        )
+    with storage.atomic_folder(target) as draft:
         before = os.umask(0o077)
         try:
             _write(found, draft, say)
@@ -162,7 +164,7 @@ def _migrate(found: ServiceSettings, say: Say) -> None:
         done = subprocess.run(
             [sys.executable, "-m", *command],
             env=environment.of_services(found) | {"PGPASSWORD": found.postgres_password},
-            cwd=storage.home(),  # not one that this user may not enter: Prefect looks for a file there
+            cwd=storage.project_home(),  # not one that this user may not enter: Prefect looks for a file there
             capture_output=True,
             text=True,
             check=False,
@@ -176,7 +178,7 @@ def _with_database_alone(found: ServiceSettings, say: Say, work: Callable[[], No
     """Do something while PostgreSQL runs and nothing else does; it is down before and after, unless others keep it."""
     with lifecycle.changing(found):
         if supervision.states(found) is not None:
-            raise ServicesError(f"the services must be down: {command_lines.make('services-down')}")
+            raise ServicesError(f"the services must be down: {command_lines.make_command('services-down')}")
         for name in ("mlflow", "prefect"):
             if (who := supervision.listener(found.ports()[name])) is not None:
                 raise ServicesError(f"{name} must be down, but {who} listens on its port {found.ports()[name]}")

@@ -40,7 +40,7 @@ def of_services(settings: ServiceSettings) -> dict[str, str]:
     auth = f"admin:{settings.prefect_password}"
     own = of_clients(settings) | {
         MARK: str(folder),
-        "DAE_HOME": str(storage.home()),
+        "DAE_HOME": str(storage.project_home()),
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
         "MLFLOW_AUTH_ADMIN_PASSWORD": settings.mlflow_password,
         "MLFLOW_BACKEND_STORE_URI": settings.database("mlflow", "psycopg2"),

@@ -158,7 +158,7 @@ def _require_free_ports(settings: ServiceSettings) -> None:
             advice = f"set DAE_{name.upper()}_PORT in .env to another, or stop what listens there"
             left = supervision.left_behind(settings)
             if left:
-                down = command_lines.make("services-down")
+                down = command_lines.make_command("services-down")
                 advice = f"it belongs to these services, whose supervisord was killed: {down} stops it"
             raise ServicesError(f"port {port} of {name} must be free, but {who} listens on it; {advice}")
 

@@ -50,7 +50,7 @@ class ServiceSettings(BaseSettings):
     @property
     def folder(self) -> Path:
         """Where everything the services keep lies."""
-        return (storage.home() / self.services_folder.expanduser()).resolve()
+        return (storage.project_home() / self.services_folder.expanduser()).resolve()
 
     @property
     def socket(self) -> Path:
@@ -88,7 +88,7 @@ class ServiceSettings(BaseSettings):
 
 def path() -> Path:
     """Return where ``.env`` lies, or will."""
-    return storage.home() / ".env"
+    return storage.project_home() / ".env"
 
 
 def without_secrets() -> ServiceSettings:
@@ -109,7 +109,7 @@ def load() -> ServiceSettings:
         found = ServiceSettings(_env_file=path())
     except ValidationError as error:
         lines = [f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors()]
-        rule = "" if path().exists() else f"; {command_lines.make('services')} writes it"
+        rule = "" if path().exists() else f"; {command_lines.make_command('services')} writes it"
         raise ConfigError("\n".join([f"{path()} or the environment{rule}:", *lines])) from None
     if len(set(found.ports().values())) < len(found.ports()):
         ports = ", ".join(f"{name} {port}" for name, port in found.ports().items())
@@ -172,6 +172,6 @@ def write_private(file: Path, text: str, *, overwrite: bool = True) -> None:
     FileExistsError
         If it is there already, and `overwrite` is not given.
     """
-    with storage.drafted(file, overwrite=overwrite) as draft:
+    with storage.atomic_write(file, overwrite=overwrite) as draft:
         draft.touch(mode=0o600)
         draft.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ THERE = f"there is POST {PATH}, and GET /ping, /health and /version"
 logger = logging.getLogger(__name__)
 
 
-def judged(body: bytes | None, scope: Scope, receive: Receive, send: Send) -> Send:
+def filter_errors(body: bytes | None, scope: Scope, receive: Receive, send: Send) -> Send:
     """Return a channel that passes good answers on, and puts a refusal into its one form."""
     held: list[bytes] = []
     start: Message = {"status": 200}
@@ -32,14 +32,14 @@ def judged(body: bytes | None, scope: Scope, receive: Receive, send: Send) -> Se
         elif message["type"] == "http.response.body":
             held.append(message.get("body", b""))
             if not message.get("more_body"):
-                response = rephrased(start["status"], b"".join(held), body)
+                response = rephrase_error(start["status"], b"".join(held), body)
                 response.raw_headers += [header for header in start["headers"] if header[0] == b"allow"]
                 await response(scope, receive, send)
 
     return judge
 
 
-def rephrased(status: int, said: bytes, body: bytes | None) -> Response:
+def rephrase_error(status: int, said: bytes, body: bytes | None) -> Response:
     """Return a refusal in its one form; what is wrong with a body is looked for where that is given."""
     try:
         answer = json.loads(said)
@@ -50,10 +50,10 @@ def rephrased(status: int, said: bytes, body: bytes | None) -> Response:
     if "stack_trace" in answer:  # neither the model's refusal nor its failure: an error of ours
         logger.error("a request could not be handled:\n%s", answer["stack_trace"])
     if status == 400:
-        return refusal(400, "BAD_REQUEST", BODY if body is None else f"{BODY}; {_fault(body)}")
+        return make_error(400, "BAD_REQUEST", BODY if body is None else f"{BODY}; {_fault(body)}")
     if status in (404, 405):
-        return refusal(status, HTTPStatus(status).name, THERE)
-    return refusal(status, "INTERNAL_ERROR", said.decode("utf-8", "replace").partition("\n")[0][:200])
+        return make_error(status, HTTPStatus(status).name, THERE)
+    return make_error(status, "INTERNAL_ERROR", said.decode("utf-8", "replace").partition("\n")[0][:200])
 
 
 def _fault(body: bytes) -> str:
@@ -71,7 +71,7 @@ def _fault(body: bytes) -> str:
     return "this could not be handled" if isinstance(tree, dict) and "inputs" in tree else 'there is no "inputs"'
 
 
-def refusal(status: int, code: str, message: str) -> Response:
+def make_error(status: int, code: str, message: str) -> Response:
     """Return a refusal; one that is of this moment says when to ask again."""
     headers = {"retry-after": "10"} if status == 503 else None
     return JSONResponse({"error_code": code, "message": message}, status, headers)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from dae.serving.errors import PATH, judged, refusal
+from dae.serving.errors import PATH, filter_errors, make_error
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -33,15 +33,15 @@ _at_work: ContextVar[list[Future[Any]] | None] = ContextVar("_at_work", default=
 logger = logging.getLogger(__name__)
 
 
-class Refused(Exception):  # noqa: N818 - the request is at fault, or its moment
+class RequestRefused(Exception):  # noqa: N818 - the request is at fault, or its moment
     """Why a request is not given to the model."""
 
     def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
         super().__init__(message)
-        self.response = refusal(status, code, message)
+        self.response = make_error(status, code, message)
 
 
-class Guard:
+class Middleware:
     """Sees a request before MLflow's scoring server does, and what the server says against it before the client.
 
     It refuses what is not JSON, and what is too large as soon as that is known. Large requests are handled one at a time while
@@ -72,17 +72,17 @@ class Guard:
         except asyncio.CancelledError:  # the server does that as it ends, and at no other time
             if answering:
                 raise
-            refused = refusal(503, "SHUTTING_DOWN", "the server is shutting down")
+            refused = make_error(503, "SHUTTING_DOWN", "the server is shutting down")
             await refused(scope, receive, send)
         except Exception:
             if answering:
                 raise
             logger.exception("a request could not be handled")
-            await refusal(500, "INTERNAL_ERROR", "the server failed; its log says how")(scope, receive, send)
+            await make_error(500, "INTERNAL_ERROR", "the server failed; its log says how")(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: _Incoming, send: Send) -> None:
         if (scope["method"], scope["path"]) != ("POST", PATH):
-            await self._app(scope, receive, judged(None, scope, receive, send))
+            await self._app(scope, receive, filter_errors(None, scope, receive, send))
             return
         try:
             with ExitStack() as place:
@@ -91,12 +91,12 @@ class Guard:
                 MutableHeaders(scope=scope)["content-type"] = JSON_TYPES[0]
                 replayed = _replayed(body, receive)
                 if len(body) <= LARGE:
-                    await self._app(scope, replayed, judged(body, scope, receive, send))
+                    await self._app(scope, replayed, filter_errors(body, scope, receive, send))
                 else:
                     del body
                     async with self._turn():
-                        await self._app(scope, replayed, judged(None, scope, receive, send))
-        except Refused as refused:
+                        await self._app(scope, replayed, filter_errors(None, scope, receive, send))
+        except RequestRefused as refused:
             await _turn_away(refused.response, max(4 * self._largest, DISCARDED), receive, send)
 
     async def _body(self, scope: Scope, receive: _Incoming, place: ExitStack) -> bytes | None:
@@ -105,14 +105,14 @@ class Guard:
         given = headers.get("content-type", "").lower().replace(" ", "").replace('"', "")
         if given not in JSON_TYPES:
             rule = "the content type must be application/json"
-            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", rule)
+            raise RequestRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", rule)
         found, body, large = int(headers.get("content-length", 0)), bytearray(), False
         try:
             async with asyncio.timeout(PATIENCE):
                 while True:
                     if found > self._largest:
                         rule = f"a request may have {self._largest} bytes"
-                        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "REQUEST_TOO_LARGE", rule)
+                        raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "REQUEST_TOO_LARGE", rule)
                     if found > LARGE and not large:
                         large = True
                         place.enter_context(self._place())
@@ -125,14 +125,14 @@ class Guard:
                     found = max(found, len(body))
         except TimeoutError as error:
             rule = f"a request must have come within {PATIENCE} seconds"
-            raise Refused(HTTPStatus.REQUEST_TIMEOUT, "REQUEST_TIMEOUT", rule) from error
+            raise RequestRefused(HTTPStatus.REQUEST_TIMEOUT, "REQUEST_TIMEOUT", rule) from error
 
     @contextmanager
     def _place(self) -> Iterator[None]:
         """Count a large request that is received, waits or is handled."""
         if self._large > WAITING:
             rule = f"{WAITING} requests of more than {LARGE} bytes wait already; ask again later"
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "BUSY", rule)
+            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, "BUSY", rule)
         self._large += 1
         try:
             yield
@@ -146,7 +146,7 @@ class Guard:
             await asyncio.wait_for(self._turns.acquire(), PATIENCE)
         except TimeoutError as error:
             rule = f"other large requests took {PATIENCE} seconds; ask again later"
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "BUSY", rule) from error
+            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, "BUSY", rule) from error
         work: list[Future[Any]] = []
         token = _at_work.set(work)
         loop = asyncio.get_running_loop()

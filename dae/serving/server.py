@@ -17,7 +17,7 @@ import uvicorn
 from starlette.responses import Response
 
 from dae import runtime
-from dae.serving.middleware import PATIENCE, Guard, Workers
+from dae.serving.middleware import PATIENCE, Middleware, Workers
 from dae.tracking import models
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model that answers, and where it lies."""
 
     model: Any
-    located: models.Located
+    located: models.ModelLocation
 
     @property
     def name(self) -> str:
@@ -46,13 +46,13 @@ class Served:
         return f"{what}, made by run {located.run_id}"
 
 
-def load(reference: str) -> Served:
+def load_served_model(reference: str) -> ServedModel:
     """Load a model, and have it restore its own example once, so that the first client need not wait for that.
 
     Parameters
     ----------
     reference : str
-        As `dae.tracking.models.locate` takes it, never a file. An alias is looked up once, here.
+        As `dae.tracking.models.locate_model` takes it, never a file. An alias is looked up once, here.
 
     Raises
     ------
@@ -64,17 +64,17 @@ def load(reference: str) -> Served:
         raise models.ModelError(f"a served model must be a logged one, {kinds}; received {reference}")
     import mlflow.pyfunc
 
-    located = models.locate(reference)
+    located = models.locate_model(reference)
     runtime.import_keras()
-    with runtime.muted():
+    with runtime.silence_stderr():
         model = mlflow.pyfunc.load_model(located.uri, suppress_warnings=True)
         if "dae_scoring" not in model.loader_module:
             raise models.ModelError(f"{located.uri} was logged without what serves it; train it anew")
         model.predict(model.input_example)
-    return Served(model, located)
+    return ServedModel(model, located)
 
 
-def run(model: Any, listening: socket.socket, largest: int, ready: Callable[[], None]) -> None:
+def run_server(model: Any, listening: socket.socket, largest: int, ready: Callable[[], None]) -> None:
     """Serve a model until SIGINT or SIGTERM; a worker thread that is stuck then ends with the process.
 
     Parameters
@@ -87,7 +87,7 @@ def run(model: Any, listening: socket.socket, largest: int, ready: Callable[[], 
     ready : callable
         Called once clients are answered.
     """
-    config = uvicorn.Config(application(model, largest), log_level="warning", timeout_graceful_shutdown=PATIENCE)
+    config = uvicorn.Config(make_app(model, largest), log_level="warning", timeout_graceful_shutdown=PATIENCE)
     for name in (signal.SIGINT, signal.SIGTERM):
         # Once it has ended, the server raises again the signal that ended it, for whoever had asked for it before.
         signal.signal(name, lambda *_: None)
@@ -117,7 +117,7 @@ class _Server(uvicorn.Server):
         await asyncio.sleep(0.1)  # for requests that were cancelled to be answered
 
 
-def application(model: Any, largest: int) -> Guard:
+def make_app(model: Any, largest: int) -> Middleware:
     """Return MLflow's scoring server for a model, behind a guard that refuses requests of more than `largest` bytes."""
     from mlflow.pyfunc import scoring_server
 
@@ -129,4 +129,4 @@ def application(model: Any, largest: int) -> Guard:
     app.router.routes[:] = [route for route in app.router.routes if route.path in PATHS]  # without FastAPI's own pages
     for error in (ValueError, RecursionError):  # a number of 5,000 digits, a thousand brackets: MLflow expects neither
         app.add_exception_handler(error, unreadable)
-    return Guard(app, largest)
+    return Middleware(app, largest)

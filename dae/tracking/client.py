@@ -37,7 +37,7 @@ class TrackingError(RuntimeError):
 
 def store_uri() -> str:
     """Return the tracking URI: ``$MLFLOW_TRACKING_URI``, or the SQLite file in ``mlruns/``."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.home() / 'mlruns' / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.project_home() / 'mlruns' / 'mlflow.db'}"
 
 
 def connect() -> MlflowClient:

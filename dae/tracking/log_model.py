@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from dae import storage
-from dae.schemas import TrainedOn
+from dae.schemas import TrainingDomain
 from dae.tracking import provenance
 from dae.tracking.client import connect
 from dae.tracking.models import SHA256
 
 
-def log(
-    run_id: str, model: Any, example: np.ndarray, name: str, trained_on: TrainedOn | None = None
+def log_model(
+    run_id: str, model: Any, example: np.ndarray, name: str, trained_on: TrainingDomain | None = None
 ) -> tuple[str, str]:
     """Log a Keras model with its signature, an input example and what it was trained on.
 

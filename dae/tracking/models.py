@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from dae import storage
 from dae.config.schema import TrackingConfig
-from dae.schemas import TrainedOn
+from dae.schemas import TrainingDomain
 from dae.tracking.client import RUN_ID_LENGTH, connect, store_uri
 
 SHA256 = "model_sha256"
@@ -23,7 +23,7 @@ class ModelError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Located:
+class ModelLocation:
     """A stored model: its URI, the run that made it, and name and version if it was found as a version."""
 
     uri: str
@@ -32,12 +32,12 @@ class Located:
     version: str | None = None
 
 
-def recorded_sha256(model_id: str) -> str:
+def read_sha256(model_id: str) -> str:
     """Return the digest of a logged model's file, as it was when it was logged; empty for one logged without."""
     return str(connect().get_logged_model(model_id).tags.get(SHA256, ""))
 
 
-def load(model_uri: str) -> Any:
+def load_model(model_uri: str) -> Any:
     """Return the Keras model stored under a URI, whatever backend it was trained on.
 
     Raises
@@ -49,7 +49,7 @@ def load(model_uri: str) -> Any:
     """
     import keras
 
-    folder = download(model_uri)
+    folder = download_model(model_uri)
     try:
         return keras.saving.load_model(folder / storage.MODEL, safe_mode=True, compile=False)
     except MemoryError:
@@ -58,7 +58,7 @@ def load(model_uri: str) -> Any:
         raise ModelError(f"{model_uri} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def download(model_uri: str, folder: Path | None = None) -> Path:
+def download_model(model_uri: str, folder: Path | None = None) -> Path:
     """Return the folder with a stored model's files, copied into `folder` if that is given.
 
     Raises
@@ -82,7 +82,7 @@ def download(model_uri: str, folder: Path | None = None) -> Path:
     return found
 
 
-def locate(reference: str, name: str = TrackingConfig().model_name) -> Located:
+def locate_model(reference: str, name: str = TrackingConfig().model_name) -> ModelLocation:
     """Return where a model lies.
 
     Parameters
@@ -113,15 +113,15 @@ def locate(reference: str, name: str = TrackingConfig().model_name) -> Located:
         _tell_if_forced(client.get_run(run_id))
     except MlflowException as error:
         raise ModelError(f"no model {reference} at {store_uri()}: {error.message}") from error
-    return Located(f"models:/{path}", run_id)
+    return ModelLocation(f"models:/{path}", run_id)
 
 
-def _located(version: Any) -> Located:
+def _located(version: Any) -> ModelLocation:
     uri = f"models:/{version.name}/{version.version}"
     if "forced_reason" in version.tags:  # whoever uses it is told
         by, when, why = (version.tags.get(f"forced_{what}", "unknown") for what in ("by", "at", "reason"))
         logger.warning("version %s of %s was FORCED by %s at %s: %s", version.version, version.name, by, when, why)
-    return Located(uri, _run_of(version, uri), version.name, str(version.version))
+    return ModelLocation(uri, _run_of(version, uri), version.name, str(version.version))
 
 
 def _run_of(model: Any, reference: str) -> str:
@@ -131,13 +131,13 @@ def _run_of(model: Any, reference: str) -> str:
     return run_id
 
 
-def _of_run(run: Any) -> Located:
+def _of_run(run: Any) -> ModelLocation:
     """Return the model a run logged: the last one, where it was resumed after logging."""
     logged = run.outputs.model_outputs if run.outputs else []
     if not logged:
         raise ModelError(f"run {run.info.run_id} holds no model: it is {run.info.status}")
     _tell_if_forced(run)
-    return Located(f"models:/{logged[-1].model_id}", run.info.run_id)
+    return ModelLocation(f"models:/{logged[-1].model_id}", run.info.run_id)
 
 
 def _tell_if_forced(run: Any) -> None:
@@ -147,15 +147,15 @@ def _tell_if_forced(run: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedModel:
     """A Keras model, where it lies unless it came from a file, and what it was trained on if that was stored with it."""
 
     model: Any
-    located: Located | None = None
-    trained_on: TrainedOn | None = None
+    located: ModelLocation | None = None
+    trained_on: TrainingDomain | None = None
 
 
-def resolve(reference: str) -> str:
+def resolve_reference(reference: str) -> str:
     """Return the reference that goes on naming the same model: an alias as its version, a file by its absolute path.
 
     Raises
@@ -164,14 +164,14 @@ def resolve(reference: str) -> str:
         If there is no such model.
     """
     if not reference.endswith(".keras"):
-        return locate(reference).uri
+        return locate_model(reference).uri
     if not Path(reference).is_file():
         raise ModelError(f"{reference}: must be a model saved by Keras; found no such file")
     return str(Path(reference).resolve())
 
 
-def open_model(reference: str) -> Opened:
-    """Return the model a ``.keras`` file holds, or one that `locate` finds.
+def open_model(reference: str) -> OpenedModel:
+    """Return the model a ``.keras`` file holds, or one that `locate_model` finds.
 
     Raises
     ------
@@ -179,8 +179,8 @@ def open_model(reference: str) -> Opened:
         If there is no such model, or it cannot be read.
     """
     if not reference.endswith(".keras"):
-        found = locate(reference)
-        return Opened(load(found.uri), found, _trained_on(download(found.uri)))
+        found = locate_model(reference)
+        return OpenedModel(load_model(found.uri), found, _trained_on(download_model(found.uri)))
     import zipfile
 
     import keras
@@ -190,7 +190,7 @@ def open_model(reference: str) -> Opened:
     if not zipfile.is_zipfile(reference):  # of which Keras says that it is not there
         raise ModelError(f"{reference}: must be a model saved by Keras; found a file that is none")
     try:
-        return Opened(keras.saving.load_model(reference, safe_mode=True, compile=False))
+        return OpenedModel(keras.saving.load_model(reference, safe_mode=True, compile=False))
     except MemoryError:
         raise
     except Exception as error:  # whatever a damaged file makes Keras raise
@@ -198,9 +198,9 @@ def open_model(reference: str) -> Opened:
         raise ModelError(f"{reference}: must be a model saved by Keras; found {said}") from error
 
 
-def _trained_on(folder: Path) -> TrainedOn | None:
+def _trained_on(folder: Path) -> TrainingDomain | None:
     """Return what was stored with a model; one from before this was kept has nothing."""
     from mlflow.models import Model
 
     stored = (Model.load(folder).metadata or {}).get("trained_on")
-    return TrainedOn.model_validate(stored) if stored else None
+    return TrainingDomain.model_validate(stored) if stored else None

@@ -21,7 +21,7 @@ BACKEND_PACKAGES = {"tensorflow": ("tensorflow-cpu", "tensorflow"), "jax": ("jax
 ACTOR = ("DAE_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN")
 
 
-def actor() -> str:
+def current_actor() -> str:
     """Return who does this: what ``$DAE_ACTOR`` or a CI system says, else the user and the machine."""
     for name in ACTOR:
         if said := os.environ.get(name, "").strip():
@@ -33,13 +33,13 @@ def actor() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def process() -> str:
+def describe_process() -> str:
     """Return this process so that no other is ever taken for it: where it runs, its number, and when it began, as JSON."""
     return json.dumps({**_where(), "pid": os.getpid(), "began": _began(os.getpid())})
 
 
-def runs(told: str) -> bool | None:
-    """Tell whether a process that `process` told of runs; None if it cannot be seen from here, or nothing was told."""
+def is_running(told: str) -> bool | None:
+    """Tell whether a process that `describe_process` told of runs; None if it cannot be seen from here, or nothing was told."""
     try:
         said = json.loads(told)
         pid, began = int(said.pop("pid")), float(said.pop("began"))
@@ -78,7 +78,7 @@ def _began(pid: int) -> float | None:
     return None
 
 
-def git_tags() -> dict[str, str]:
+def read_git_tags() -> dict[str, str]:
     """Return ``git_commit`` and ``git_dirty`` of the checkout the code runs from, ``unknown`` outside one."""
     commit = _git("rev-parse", "HEAD")
     status = _git("status", "--porcelain")
@@ -97,7 +97,7 @@ def _git(*arguments: str) -> str | None:
 
 
 @functools.cache  # some hundred files are read, and a process keeps the packages it has imported
-def requirements() -> str:
+def list_requirements() -> str:
     """Return the installed packages, one ``name==version`` a line."""
     found = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}
     return "".join(f"{name}=={found[name]}\n" for name in sorted(found, key=str.lower))
@@ -116,14 +116,14 @@ def model_requirements() -> list[str]:
     return pins
 
 
-def devices() -> str:
+def list_devices() -> str:
     """Return the devices Keras computes on: ``gpu:0`` or, where there is no GPU or TPU, ``cpu:0``."""
     import keras
 
     return ", ".join(keras.distribution.list_devices())
 
 
-def machine() -> dict[str, str | int | None]:
+def describe_machine() -> dict[str, str | int | None]:
     """Return what the run ran on."""
     import keras
 
@@ -133,6 +133,6 @@ def machine() -> dict[str, str | int | None]:
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "keras_backend": keras.config.backend(),
-        "devices": devices(),
+        "devices": list_devices(),
         "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
     }

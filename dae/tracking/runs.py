@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from dae import command_lines
 from dae.config import loading
 from dae.config.schema import PipelineConfig
-from dae.schemas import Frozen, ImageSets, NoisySets
+from dae.schemas import FrozenModel, ImageSets, NoisySets
 from dae.tracking import models, provenance
 from dae.tracking.client import (
     FLOW_RUN,
@@ -43,7 +43,7 @@ RUN_ID = re.compile(r"[0-9a-f]{1,32}")
 logger = logging.getLogger(__name__)
 
 
-class RecordedRun(Frozen):
+class RecordedRun(FrozenModel):
     """What a run recorded. `tree` is its configuration as plain values, in the form its commit had."""
 
     run_id: str
@@ -68,7 +68,7 @@ def open_run(config: PipelineConfig, flow_run_id: str) -> Iterator[str]:
         If the run to resume does not exist, has finished, or had another configuration.
     """
     client = connect()
-    tags = {FLOW_RUN: flow_run_id, PROCESS: provenance.process()}
+    tags = {FLOW_RUN: flow_run_id, PROCESS: provenance.describe_process()}
     run_id = _resume(client, config, tags) if config.tracking.resume else _start(client, config, tags)
     logger.info("run: %s", run_id)
     try:
@@ -76,12 +76,12 @@ def open_run(config: PipelineConfig, flow_run_id: str) -> Iterator[str]:
             _log_configuration(run_id, config)
         yield run_id
     except Exception as error:
-        logger.info("run: failed; to resume it: %s", command_lines.dae(f"train --resume {run_id}"))
+        logger.info("run: failed; to resume it: %s", command_lines.dae_command(f"train --resume {run_id}"))
         client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:5000])
         client.set_terminated(run_id, "FAILED")
         raise
     except BaseException:  # cancelled, terminated or interrupted
-        logger.info("run: stopped; to resume it: %s", command_lines.dae(f"train --resume {run_id}"))
+        logger.info("run: stopped; to resume it: %s", command_lines.dae_command(f"train --resume {run_id}"))
         client.set_terminated(run_id, "KILLED")
         raise
     client.set_terminated(run_id, "FINISHED")
@@ -92,7 +92,7 @@ def _start(client: MlflowClient, config: PipelineConfig, tags: dict[str, str]) -
     tags = (
         tags
         | {"config_digest": config.digest, "mlflow.source.name": "dae train", "mlflow.source.type": "LOCAL"}
-        | provenance.git_tags()
+        | provenance.read_git_tags()
     )
     tags["mlflow.source.git.commit"] = tags["git_commit"]
     created = client.create_run(experiment_id(client, config.tracking.experiment), tags=tags, run_name=config.run_name)
@@ -103,8 +103,8 @@ def _log_configuration(run_id: str, config: PipelineConfig) -> None:
     client = MlflowClient()
     log_params(run_id, {key: str(value) for key, value in config.flat().items()})
     client.log_text(run_id, loading.dump(config), "config.yaml")
-    client.log_text(run_id, provenance.requirements(), "environment/requirements.txt")
-    client.log_dict(run_id, provenance.machine(), "environment/machine.json")
+    client.log_text(run_id, provenance.list_requirements(), "environment/requirements.txt")
+    client.log_dict(run_id, provenance.describe_machine(), "environment/machine.json")
 
 
 def _resume(client: MlflowClient, config: PipelineConfig, tags: dict[str, str]) -> str:
@@ -131,7 +131,7 @@ def get_unfinished_run(client: MlflowClient, run_id: str) -> Any:
     run = get_run(client, run_id)
     if run.info.status == "FINISHED":
         raise TrackingError(f"only an unfinished run is resumed; run {run_id} is FINISHED")
-    if run.info.status == "RUNNING" and provenance.runs(run.data.tags.get(PROCESS, "")):
+    if run.info.status == "RUNNING" and provenance.is_running(run.data.tags.get(PROCESS, "")):
         raise TrackingError(f"only a run that has stopped is resumed; run {run_id} is RUNNING, and its process lives")
     return run
 
@@ -152,7 +152,7 @@ def find_run(reference: str) -> str:
         If there is no such model.
     """
     if reference.startswith("models:/"):
-        return models.locate(reference).run_id
+        return models.locate_model(reference).run_id
     client = connect()
     if len(reference) >= RUN_ID_LENGTH:
         return str(get_run(client, reference).info.run_id)

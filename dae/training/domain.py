@@ -7,13 +7,13 @@ from itertools import compress
 import numpy as np
 
 from dae.data import noisy_datasets
-from dae.noise.estimation import PERCENTILES, level, patches
-from dae.schemas import EIGHT_BIT, NoisySet, TrainedOn
+from dae.noise.estimation import PERCENTILES, estimate_level, iterate_patches
+from dae.schemas import EIGHT_BIT, NoisySet, TrainingDomain
 
 SAMPLE = 256
 
 
-def measure_training_domain(noisy: NoisySet, *, windows: bool | None = None) -> TrainedOn:
+def measure_training_domain(noisy: NoisySet, *, windows: bool | None = None) -> TrainingDomain:
     """Return what a model is trained on, measured on up to 256 images, evenly spread, of its frozen validation set.
 
     Parameters
@@ -31,12 +31,12 @@ def measure_training_domain(noisy: NoisySet, *, windows: bool | None = None) -> 
     size = noisy.clean.shape[:2]
     for row in np.unique(np.linspace(0, noisy.clean.count - 1, SAMPLE).astype(np.intp)):
         damaged, clean, _ = noisy_datasets.read_block(noisy, slice(row, row + 1))
-        levels.append(level([patch.astype(np.float32) for patch in patches(damaged[0], size)]))
+        levels.append(estimate_level([patch.astype(np.float32) for patch in iterate_patches(damaged[0], size)]))
         means.append(float(damaged.mean()))
         low, high = min(low, float(clean.min())), max(high, float(clean.max()))
         within.append(bool(damaged.min() >= 0 and damaged.max() <= 1))
     in_files = any(kind.endswith(EIGHT_BIT) for kind in noisy.kinds)
-    return TrainedOn(
+    return TrainingDomain(
         image_shape=noisy.clean.shape,
         noise_sigma=_percentile_range(levels),
         intensity=(low, high),

@@ -17,7 +17,7 @@ from dae.data import noisy_datasets
 from dae.data.arrays import images_per_block
 from dae.evaluation import scores
 from dae.networks import build
-from dae.networks.predict import denoiser
+from dae.networks.predict import make_denoiser
 from dae.schemas import Images, ImageSets, NoisySet, NoisySets
 from dae.tracking import provenance
 from dae.training.checkpoint import Checkpoint, History
@@ -72,7 +72,7 @@ class NoisyBatches(keras.utils.PyDataset):
     def _block(self, lap: int, block: int) -> tuple[Images, Images]:
         if (lap, block) not in self._blocks:
             if self._order[0] != lap:
-                self._order = (lap, list(noisy_datasets.shuffled(self.images, self.config.train.seed, lap)))
+                self._order = (lap, list(noisy_datasets.iterate_shuffled(self.images, self.config.train.seed, lap)))
             rows = self._order[1][block]
             if len(self._blocks) > self.config.train.batch_size // self.block_size + 1:  # batches come in order
                 self._blocks.pop(next(iter(self._blocks)))
@@ -85,7 +85,7 @@ class NoisyBatches(keras.utils.PyDataset):
         train = self.config.train
         if self.config.data.patch is not None:  # a patch is a window of a page already
             train = train.model_copy(update={"page_share": 0.0})
-        return noisy_datasets.fresh(self.images, rows, self.config.noise, train, lap, block)
+        return noisy_datasets.draw_fresh(self.images, rows, self.config.noise, train, lap, block)
 
 
 def steps_per_pass(config: TrainConfig, count: int) -> int:
@@ -98,10 +98,10 @@ def steps_per_epoch(config: TrainConfig, count: int) -> int:
     return config.steps_per_epoch or steps_per_pass(config, count)
 
 
-def compiled(config: PipelineConfig, images: ImageSets) -> keras.Model:
+def compile_model(config: PipelineConfig, images: ImageSets) -> keras.Model:
     """Return the configured network with its loss, optimizer and schedule, its weights drawn from the training seed."""
     keras.utils.set_random_seed(config.train.seed)
-    model = build.build(config.model, images.train.shape, config.train.precision, config.train.seed)
+    model = build.build_network(config.model, images.train.shape, config.train.precision, config.train.seed)
     rate = _learning_rate(config.train, config.train.epochs * steps_per_epoch(config.train, images.train.count))
     optimizer = _optimizer(config.train, rate)
     if config.train.precision == "mixed_float16":  # here, since Keras's own wrapper is not saved with the model
@@ -131,9 +131,9 @@ def _learning_rate(config: TrainConfig, steps: int) -> Any:
     return cosine(0.0, steps - warmup, warmup_target=config.learning_rate, warmup_steps=warmup)
 
 
-def validation_mse(model: keras.Model, noisy: NoisySet) -> float:
+def compute_validation_mse(model: keras.Model, noisy: NoisySet) -> float:
     """Return the pooled MSE over a frozen set, from predictions, in float64."""
-    return float(scores.errors(denoiser(model), noisy).mean())
+    return float(scores.compute_errors(make_denoiser(model), noisy).mean())
 
 
 class EndOfEpoch(keras.callbacks.Callback):
@@ -150,7 +150,7 @@ class EndOfEpoch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Score the epoch; `logs` gains ``val_mse``, which Keras then prints and keeps in its history."""
         logs = {} if logs is None else logs
-        logs["val_mse"] = validation_mse(self.model, self.noisy)
+        logs["val_mse"] = compute_validation_mse(self.model, self.noisy)
         if not np.isfinite(logs["val_mse"]):
             raise TrainingDivergedError(f"epoch {epoch + 1}: validation MSE must be finite, received {logs['val_mse']}")
         row = {
@@ -165,7 +165,7 @@ class EndOfEpoch(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def fit(
+def fit_network(
     config: PipelineConfig, images: ImageSets, noisy: NoisySets, folder: Path, report: Report = lambda epoch, row: None
 ) -> tuple[keras.Model, History]:
     """Train the configured network, or go on with a training that was interrupted.
@@ -199,10 +199,10 @@ def fit(
     checkpoint = Checkpoint.open(folder, config.digest)
     for epoch, row in enumerate(checkpoint.history):
         report(epoch, row)
-    model = checkpoint.load_last() or compiled(config, images)
+    model = checkpoint.load_last() or compile_model(config, images)
     batches = NoisyBatches(config, images, noisy, len(checkpoint.history))
     end_of_epoch = EndOfEpoch(config.train, noisy.validation, checkpoint, report)
-    logger.info("device: %s (%s)", provenance.devices(), keras.config.backend())
+    logger.info("device: %s (%s)", provenance.list_devices(), keras.config.backend())
     logger.info(
         "train: %s of %s parameters, epochs %d to %d of %s steps of %d images",
         model.name,

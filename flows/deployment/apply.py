@@ -23,7 +23,7 @@ from pydantic import SecretStr
 
 from dae import command_lines
 from flows.deployment import diff, spec
-from flows.deployment.diff import Item
+from flows.deployment.diff import DeploymentDiff
 from flows.deployment.spec import Deployment, WorkPool
 
 WEBHOOK_BLOCK = "dae-notify"
@@ -35,7 +35,7 @@ class DeploymentError(RuntimeError):
     """The Prefect server cannot be reached, or does not take what it is to hold."""
 
 
-def check(deployments: Path, server: Path) -> list[Item]:
+def compare_with_server(deployments: Path, server: Path) -> list[DeploymentDiff]:
     """Return everything the files ask for, with what differs on the server. Nothing is changed.
 
     Raises
@@ -45,42 +45,42 @@ def check(deployments: Path, server: Path) -> list[Item]:
     DeploymentError
         If no server is configured, or it does not answer.
     """
-    with connected() as client:
-        webhook, asked = _webhook(client), spec.deployments(deployments)
+    with connect_to_server() as client:
+        webhook, asked = _webhook(client), spec.read_deployments(deployments)
         return [
-            *(diff.of_pool(each, _pool(client, each.name)) for each in spec.work_pools(server)),
-            *([diff.of_webhook(WEBHOOK_BLOCK, _asked_webhook(), webhook)] if _asked_webhook() else []),
-            *(diff.of_deployment(each, _deployment(client, each)) for each in asked),
-            *(diff.of_other(each) for each in _others(client, asked) if not each.paused),
+            *(diff.compare_pool(each, _pool(client, each.name)) for each in spec.read_work_pools(server)),
+            *([diff.compare_webhook(WEBHOOK_BLOCK, _asked_webhook(), webhook)] if _asked_webhook() else []),
+            *(diff.compare_deployment(each, _deployment(client, each)) for each in asked),
+            *(diff.compare_unasked(each) for each in _others(client, asked) if not each.paused),
             *(
-                diff.of_automation(each, _automations(client, each.name))
-                for each in spec.automations(server, _id(webhook))
+                diff.compare_automation(each, _automations(client, each.name))
+                for each in spec.read_automations(server, _id(webhook))
             ),
         ]
 
 
-def deploy(deployments: Path, server: Path) -> list[Item]:
+def deploy(deployments: Path, server: Path) -> list[DeploymentDiff]:
     """Create or update what differs, and return everything with what differed before.
 
     Raises
     ------
     ConfigError, DeploymentError
-        As `check` does, or if the server refuses something.
+        As `compare_with_server` does, or if the server refuses something.
     """
-    before = check(deployments, server)
+    before = compare_with_server(deployments, server)
     differing = {each.kind for each in before if each.differences}
-    with connected() as client:
-        for pool in spec.work_pools(server):
+    with connect_to_server() as client:
+        for pool in spec.read_work_pools(server):
             _put_pool(client, pool)
         if "webhook" in differing:
             Webhook(url=SecretStr(_asked_webhook()), headers=JSON).save(WEBHOOK_BLOCK, overwrite=True)
         if "deployment" in differing:
             _prefect_deploy(deployments)
-            asked = spec.deployments(deployments)
+            asked = spec.read_deployments(deployments)
             _switch_on(client, asked)
             for other in _others(client, asked):
                 client.pause_deployment(other.id)
-        for automation in spec.automations(server, _id(_webhook(client))):
+        for automation in spec.read_automations(server, _id(_webhook(client))):
             _put_automation(client, automation)
     return before
 
@@ -128,7 +128,7 @@ def _put_pool(client: SyncPrefectClient, pool: WorkPool) -> None:
         client.create_work_pool(create)
     elif found.type != pool.type:
         raise DeploymentError(f"work pool {pool.name} must be of type {pool.type}, is {found.type}: delete it first")
-    elif diff.of_pool(pool, found).differences:
+    elif diff.compare_pool(pool, found).differences:
         client.update_work_pool(
             pool.name, WorkPoolUpdate(concurrency_limit=pool.concurrency_limit, is_paused=pool.paused)
         )
@@ -138,14 +138,14 @@ def _put_automation(client: SyncPrefectClient, automation: AutomationCore) -> No
     found = _automations(client, automation.name)
     if not found:
         client.create_automation(automation)
-    elif diff.of_automation(automation, found[:1]).differences:
+    elif diff.compare_automation(automation, found[:1]).differences:
         client.update_automation(found[0].id, automation)
     # The server takes any number of one name, and another may have made one at the same moment.
     for spare in _automations(client, automation.name)[1:]:
         client.delete_automation(spare.id)
 
 
-def connected() -> SyncPrefectClient:
+def connect_to_server() -> SyncPrefectClient:
     """Return a client of the server that is configured, which answers.
 
     Raises
@@ -154,7 +154,7 @@ def connected() -> SyncPrefectClient:
         If none is configured, or it does not answer, or does not let one in.
     """
     if not (url := PREFECT_API_URL.value()):
-        start = command_lines.make("services")
+        start = command_lines.make_command("services")
         raise DeploymentError(f"PREFECT_API_URL must name a Prefect server, received none; {start} starts one")
     client = get_client(sync_client=True)
     try:

@@ -18,4 +18,4 @@ def configuration(file: str) -> dict[str, Any]:
     ConfigError
         If the file cannot be read, or a value breaks a rule.
     """
-    return {"config": loading.load(storage.home() / file).model_dump(mode="json")}
+    return {"config": loading.load(storage.project_home() / file).model_dump(mode="json")}

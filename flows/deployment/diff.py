@@ -12,13 +12,13 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import Automation, AutomationCore
 
-from dae.schemas import Frozen
-from flows.deployment.spec import Deployment, WorkPool, steps, without_empty
+from dae.schemas import FrozenModel
+from flows.deployment.spec import Deployment, WorkPool, flatten_steps, without_empty
 
 MISSING = "missing"
 
 
-class Item(Frozen):
+class DeploymentDiff(FrozenModel):
     """A thing the server is to hold, and how what it holds differs: one line a field, `MISSING` alone if it is not there."""
 
     kind: str
@@ -26,7 +26,7 @@ class Item(Frozen):
     differences: tuple[str, ...]
 
 
-def of_pool(asked: WorkPool, found: ServerPool | None) -> Item:
+def compare_pool(asked: WorkPool, found: ServerPool | None) -> DeploymentDiff:
     """Compare a work pool."""
     held = found and {
         "name": found.name,
@@ -37,28 +37,28 @@ def of_pool(asked: WorkPool, found: ServerPool | None) -> Item:
     return _item("work pool", asked.name, asked.model_dump(mode="json"), held)
 
 
-def of_webhook(name: str, asked: str, found: BlockDocument | None) -> Item:
+def compare_webhook(name: str, asked: str, found: BlockDocument | None) -> DeploymentDiff:
     """Compare the block of the webhook; its address is a secret, and is not shown."""
     if found is None:
-        return Item(kind="webhook", name=name, differences=(MISSING,))
+        return DeploymentDiff(kind="webhook", name=name, differences=(MISSING,))
     same = found.data.get("url") == asked
-    return Item(kind="webhook", name=name, differences=() if same else ("url: another than DAE_WEBHOOK_URL",))
+    return DeploymentDiff(kind="webhook", name=name, differences=() if same else ("url: another than DAE_WEBHOOK_URL",))
 
 
-def of_deployment(asked: Deployment, found: DeploymentResponse | None) -> Item:
+def compare_deployment(asked: Deployment, found: DeploymentResponse | None) -> DeploymentDiff:
     """Compare a deployment."""
     return _item(
         "deployment", asked.name, asked.model_dump(mode="json"), found and _held(found).model_dump(mode="json")
     )
 
 
-def of_other(found: DeploymentResponse) -> Item:
+def compare_unasked(found: DeploymentResponse) -> DeploymentDiff:
     """Return a deployment of this project that no file asks for, as when it was removed there; paused it differs no more."""
     left = () if found.paused else (f"asked for nowhere, and runs {found.entrypoint}",)
-    return Item(kind="deployment", name=found.name, differences=left)
+    return DeploymentDiff(kind="deployment", name=found.name, differences=left)
 
 
-def of_automation(asked: AutomationCore, found: Sequence[Automation]) -> Item:
+def compare_automation(asked: AutomationCore, found: Sequence[Automation]) -> DeploymentDiff:
     """Compare an automation with those of its name; one that was switched off differs, and so does a second one."""
     item = _item("automation", asked.name, _plain(asked), _plain(found[0]) if found else None)
     spare = (f"asked for once, found {len(found)} times",) if len(found) > 1 else ()
@@ -83,7 +83,7 @@ def _held(found: DeploymentResponse) -> Deployment:
         job_variables=found.job_variables or {},
         parameters=found.parameters,
         parameter_schema=without_empty(found.parameter_openapi_schema or {}),
-        pull=steps(found.pull_steps or ()),
+        pull=flatten_steps(found.pull_steps or ()),
         schedules=tuple(sorted(schedules)),
         concurrency=(limit.limit, options.collision_strategy.value) if limit and options else None,
         paused=bool(found.paused),
@@ -106,9 +106,9 @@ def _without_ids(tree: Any) -> Any:
     return tree
 
 
-def _item(kind: str, name: str, asked: Any, held: Any) -> Item:
+def _item(kind: str, name: str, asked: Any, held: Any) -> DeploymentDiff:
     lines = [MISSING] if held is None else _lines(json.loads(json.dumps(asked)), json.loads(json.dumps(held)))
-    return Item(kind=kind, name=name, differences=tuple(lines))
+    return DeploymentDiff(kind=kind, name=name, differences=tuple(lines))
 
 
 def _lines(asked: Any, held: Any, path: str = "") -> list[str]:

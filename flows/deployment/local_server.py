@@ -45,7 +45,7 @@ class ServerError(RuntimeError):
     """A server that did not start, and why."""
 
 
-def start() -> Callable[[], str]:
+def start_server() -> Callable[[], str]:
     """Start Prefect's temporary server, unless one is configured, and return a function that waits for its API URL.
 
     Call it before Prefect is imported: what Prefect still has to tell its server when the process exits is then told first.
@@ -87,7 +87,7 @@ def _last_word(process: subprocess.Popen[str], said: IO[str]) -> str:
     return " ".join([f"exit code {process.wait()}", *said.read().strip().splitlines()[-1:]])
 
 
-def keep() -> None:
+def serve_until_closed() -> None:
     """Serve until standard input closes, unless a profile names a server. The first line printed is the API URL or an error."""
     os.environ.update(OWN)  # before Prefect is imported
     try:
@@ -242,4 +242,4 @@ def _location() -> str:
 
 
 if __name__ == "__main__":
-    keep()
+    serve_until_closed()

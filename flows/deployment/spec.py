@@ -19,13 +19,13 @@ from prefect.utilities.templating import apply_values
 from pydantic import ValidationError
 
 from dae.config.schema import ConfigError
-from dae.schemas import Frozen
+from dae.schemas import FrozenModel
 
 WEBHOOK = "{{ webhook }}"
 """Stands for the id of the webhook's block, which every server gives anew."""
 
 
-class Deployment(Frozen):
+class Deployment(FrozenModel):
     """What of a deployment `prefect.yaml` decides, as plain values: they are compared with the server's."""
 
     name: str
@@ -42,7 +42,7 @@ class Deployment(Frozen):
     paused: bool
 
 
-class WorkPool(Frozen):
+class WorkPool(FrozenModel):
     """A work pool, and how many runs go on in it at once."""
 
     name: str
@@ -51,7 +51,7 @@ class WorkPool(Frozen):
     paused: bool = False
 
 
-def deployments(file: Path) -> list[Deployment]:
+def read_deployments(file: Path) -> list[Deployment]:
     """Return the deployments of a ``prefect.yaml``, its build steps run and its placeholders filled.
 
     Raises
@@ -86,7 +86,7 @@ def _deployment(tree: dict[str, Any], pull: list[dict[str, Any]]) -> Deployment:
         job_variables=pool.get("job_variables") or {},
         parameters=tree.get("parameters") or {},
         parameter_schema=_parameter_schema(tree["entrypoint"]),
-        pull=steps(pull),
+        pull=flatten_steps(pull),
         schedules=tuple(
             sorted(
                 (str(each["cron"]), str(each["timezone"]), str(each.get("slug")), bool(each.get("active", True)))
@@ -98,7 +98,7 @@ def _deployment(tree: dict[str, Any], pull: list[dict[str, Any]]) -> Deployment:
     )
 
 
-def steps(pull: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def flatten_steps(pull: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the steps that fetch a flow's code, by name."""
     return {name: inputs for step in pull for name, inputs in step.items()}
 
@@ -116,7 +116,7 @@ def _parameter_schema(entrypoint: str) -> dict[str, Any]:
         raise ValueError(f"entrypoint {entrypoint} must name a flow: {error}") from error
 
 
-def work_pools(file: Path) -> list[WorkPool]:
+def read_work_pools(file: Path) -> list[WorkPool]:
     """Return the work pools of a ``server.yaml``.
 
     Raises
@@ -130,7 +130,7 @@ def work_pools(file: Path) -> list[WorkPool]:
         raise ConfigError(f"{file}: work_pools: {error}") from error
 
 
-def automations(file: Path, webhook: str | None) -> list[AutomationCore]:
+def read_automations(file: Path, webhook: str | None) -> list[AutomationCore]:
     """Return the automations of a ``server.yaml``. Without the id of a webhook block they call none.
 
     Raises

@@ -34,7 +34,7 @@ UNSAID = "Finished in state Completed()"
 Say = Callable[[str], None]
 
 
-def find(client: SyncPrefectClient, name: str) -> DeploymentResponse:
+def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse:
     """Return a deployment by its name, or by ``flow/name`` where two flows have one of that name.
 
     Raises
@@ -50,7 +50,7 @@ def find(client: SyncPrefectClient, name: str) -> DeploymentResponse:
     return found[0]
 
 
-def parameters(
+def make_parameters(
     deployment: DeploymentResponse, config: PipelineConfig | None, settings: Iterable[str]
 ) -> dict[str, Any]:
     """Return a deployment's parameters with settings applied: of its configuration if it has one, else of the parameters.
@@ -62,17 +62,17 @@ def parameters(
     """
     if "config" in deployment.parameters:
         base = config or loading.validate(deployment.parameters["config"])
-        return {"config": loading.change(base, settings).model_dump(mode="json")}
+        return {"config": loading.with_settings(base, settings).model_dump(mode="json")}
     if config is not None:
         raise ConfigError(
             f"--config and the gate's switches are for deployments that train, {deployment.name} does not"
         )
     asked = deployment.parameter_openapi_schema or {}
     defaults = {name: field.get("default") for name, field in asked.get("properties", {}).items()}
-    return loading.applied(defaults | deployment.parameters, settings)
+    return loading.merge_settings(defaults | deployment.parameters, settings)
 
 
-def start(
+def start_run(
     client: SyncPrefectClient,
     deployment: DeploymentResponse,
     asked: dict[str, Any],
@@ -95,7 +95,7 @@ def start(
         raise DeploymentError(f"{deployment.name}: the server refuses the run: {error}") from error
 
 
-def follow(client: SyncPrefectClient, run_id: UUID, say: Say, seconds: float | None) -> State | None:
+def follow_run(client: SyncPrefectClient, run_id: UUID, say: Say, seconds: float | None) -> State | None:
     """Say what a run logs and how its state changes until it has ended; return that state, None if it takes too long.
 
     Raises
@@ -166,7 +166,7 @@ def _line(log: Log) -> str:
     return f"{log.timestamp.astimezone():%H:%M:%S}  {level}{log.message}"
 
 
-def ending(state: State | None) -> Ending:
+def describe_ending(state: State | None) -> Ending:
     """Return in a word how a run ended; None: it did not in time."""
     if state is None or state.name == "TimedOut":
         return "timed out"
@@ -175,6 +175,6 @@ def ending(state: State | None) -> Ending:
     return "cancelled" if state.is_cancelled() else "failed"
 
 
-def address(run: FlowRun) -> str:
+def run_url(run: FlowRun) -> str:
     """Return the run's page."""
     return str(url_for("flow-run", run.id) or f"flow run {run.id}")

@@ -33,8 +33,8 @@ def logged_model(mlflow_store: Path) -> str:
 
     client = connect()
     run = client.create_run(experiment_id(client, "denoising"), run_name="untrained")
-    model = unet.unet(1, 4, 4, 1, 1)
-    log_model.log(run.info.run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae")
+    model = unet.build_unet(1, 4, 4, 1, 1)
+    log_model.log_model(run.info.run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae")
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from dae.cli import app
 from dae.config.schema import ModelConfig, PipelineConfig
 from dae.networks import build
-from dae.schemas import TrainedOn
+from dae.schemas import TrainingDomain
 from dae.tracking import log_model
 from dae.tracking.client import connect
 from dae.tracking.runs import open_run
@@ -29,7 +29,7 @@ from dae.tracking.runs import open_run
 
 def network(channels: int = 1) -> keras.Model:
     keras.utils.set_random_seed(0)
-    model = build.build(ModelConfig(width=8, deep_width=8), (28, 28, channels))
+    model = build.build_network(ModelConfig(width=8, deep_width=8), (28, 28, channels))
     rng = np.random.default_rng(0)
     model.set_weights([weights + rng.normal(0, 0.05, weights.shape) for weights in model.get_weights()])
     return model
@@ -175,9 +175,9 @@ def test_a_model_that_is_not_there_is_told_before_any_file(model: str, message: 
 @pytest.fixture
 def champion(folder: Path, mlflow_store: None) -> None:
     """A champion of grey images of 28x28 with noise of 0.05 to 0.3."""
-    trained = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
+    trained = TrainingDomain(image_shape=(28, 28, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
     with open_run(PipelineConfig(), "none") as run_id:
-        _, uri = log_model.log(run_id, network(), np.zeros((1, 28, 28, 1), np.float32), "dae", trained)
+        _, uri = log_model.log_model(run_id, network(), np.zeros((1, 28, 28, 1), np.float32), "dae", trained)
     client = connect()
     client.create_registered_model("dae")
     client.create_model_version("dae", uri, run_id)

@@ -15,7 +15,7 @@ from dae.cli import app
 from dae.config import loading
 from dae.config.schema import GateConfig
 from dae.promotion import audit_log, promote, registry
-from dae.promotion.schemas import Candidate, Check, Trial, Verdict
+from dae.promotion.schemas import Candidate, Check, GateResult, SmokeTestResult
 from dae.tracking.run_logging import set_tags
 from flows.train import train_denoiser
 
@@ -27,7 +27,7 @@ TINY = [
     "data.test_limit=60",
     "train.epochs=1",
     "model.width=8",
-    "gate.works=null",
+    "gate.smoke_test=null",
 ]
 
 
@@ -38,8 +38,10 @@ def dae(*arguments: str) -> tuple[int, str, str]:
 
 def decide(candidate: Candidate, *, passes: bool, force: str | None = None) -> None:
     check = Check(name="val_mse", value=0.5, limit=1, source="gate", passed=passes, reason="val_mse: the reason")
-    verdict = Verdict(promoted=passes, checks=(check,), reasons=() if passes else (check.reason,))
-    promote.decide(candidate, lambda *_, at_once: verdict, GateConfig(force=force), trial=Trial, val_mse=0.5)
+    verdict = GateResult(promoted=passes, checks=(check,), reasons=() if passes else (check.reason,))
+    promote.decide_promotion(
+        candidate, lambda *_, at_once: verdict, GateConfig(force=force), trial=SmokeTestResult, val_mse=0.5
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +104,7 @@ def test_live_tells_who_is_and_who_was_and_why() -> None:
     assert code == 0
     assert out.startswith("dae version 3 is live since ")
     assert "FORCED by ada: demo on Friday" in out
-    first, _, third = audit_log.read("dae")
+    first, _, third = audit_log.read_entries("dae")
     day = f"{third.at.astimezone():%Y-%m-%d}"
     assert [each["version"] for each in json.loads(dae("models", "live", "--at", day, "--json")[1])] == ["1", "3"]
     assert dae("models", "live", "--at", day)[1].startswith("dae version 1 was live from ")
@@ -114,7 +116,7 @@ def test_live_tells_who_is_and_who_was_and_why() -> None:
 
 @pytest.mark.usefixtures("mlflow_store")
 def test_of_a_model_that_is_not_there() -> None:
-    assert dae("models")[:2] == (0, f"No versions of dae yet. Make one with: {command_lines.dae('train')}\n")
+    assert dae("models")[:2] == (0, f"No versions of dae yet. Make one with: {command_lines.dae_command('train')}\n")
     assert dae("models", "--json")[:2] == (0, "[]\n")
     assert dae("models", "history")[1].startswith("The ledger of dae is empty")
     assert dae("models", "live")[:2] == (1, "No version of dae is live.\n")
@@ -122,16 +124,16 @@ def test_of_a_model_that_is_not_there() -> None:
 
 @pytest.mark.usefixtures("story")
 def test_an_alias_moved_by_other_means_is_told() -> None:
-    registry.point("dae", registry.CHAMPION, "2")
+    registry.set_alias("dae", registry.CHAMPION, "2")
     assert "alias champion of dae names version 2, the ledger version 3" in dae("models")[2]
     out = dae("models", "live")[1]
     assert out.startswith("dae version 2 is live since ")
     assert "found by unknown: the alias had been moved by other means" in out
-    assert len(audit_log.read("dae")) == 3  # looking notes nothing
+    assert len(audit_log.read_entries("dae")) == 3  # looking notes nothing
 
 
 def test_what_was_live_before_the_ledger_is_not_known(register_version: Register) -> None:
-    registry.point("dae", registry.CHAMPION, register_version().version)
+    registry.set_alias("dae", registry.CHAMPION, register_version().version)
     assert dae("models", "live")[1].startswith("dae version 1 is live since ")
     code, out, _ = dae("models", "live", "--at", "2001-01-01")
     assert code == 1
@@ -142,8 +144,8 @@ def test_what_was_live_before_the_ledger_is_not_known(register_version: Register
 @pytest.mark.slow
 @pytest.mark.usefixtures("story")
 def test_a_forced_version_is_marked_however_it_came_back() -> None:
-    decide(registry.candidate("dae", "2"), passes=True)
-    decide(registry.candidate("dae", "3"), passes=False)
+    decide(registry.get_candidate("dae", "2"), passes=True)
+    decide(registry.get_candidate("dae", "3"), passes=False)
     assert dae("rollback", "--reason", "it blurs", "--to", "3")[0] == 0
     assert "it was FORCED by ada: demo on Friday" in dae("models", "live")[1]
     assert json.loads(dae("models", "live", "--json")[1])[0]["forced"]["reason"] == "demo on Friday"
@@ -182,13 +184,13 @@ BAD_USAGE: list[tuple[list[str], int, str]] = [
 @pytest.mark.usefixtures("story")
 def test_bad_usage_is_told_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    before = audit_log.read("dae")
+    before = audit_log.read_entries("dae")
     for arguments, code, message in BAD_USAGE:
         found, _, err = dae(*arguments)
         assert (found, arguments) == (code, arguments)
         assert message in err
-    assert audit_log.read("dae") == before
-    assert registry.champion("dae") == "3"
+    assert audit_log.read_entries("dae") == before
+    assert registry.find_champion("dae") == "3"
 
 
 @pytest.mark.slow
@@ -196,18 +198,18 @@ def test_bad_usage_is_told_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
 def test_rollback_tries_the_target_and_puts_it_back() -> None:
     code, out, _ = dae("rollback", "--reason", "it blurs")
     assert (code, out) == (0, "Rolled back: dae version 1 is the champion again, in place of version 3.\n")
-    assert registry.champion("dae") == "1"
-    assert audit_log.read("dae")[-1].reason == "it blurs"
+    assert registry.find_champion("dae") == "1"
+    assert audit_log.read_entries("dae")[-1].reason == "it blurs"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("story")
 def test_rollback_to_a_version_that_was_tampered_with_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.tag("dae", "1", {"model_sha256": "0" * 64})
+    registry.set_version_tags("dae", "1", {"model_sha256": "0" * 64})
     code, _, err = dae("rollback", "--reason", "it blurs")
     assert code == 1
     assert "version 1 of dae does not work, and 3 stays: checksum" in err
-    assert registry.champion("dae") == "3"
+    assert registry.find_champion("dae") == "3"
 
 
 @pytest.mark.slow
@@ -224,22 +226,22 @@ def test_promote_puts_a_refused_version_through_the_same_gate() -> None:
     code, out, _ = dae("promote", "1", *name, "--set", "gate.max_val_mse=0.9", "--dry-run")
     assert code == 0
     assert "Dry run: dae-smoke version 1 would be promoted; no alias was moved." in out
-    assert registry.champion("dae-smoke") is None
+    assert registry.find_champion("dae-smoke") is None
     code, out, _ = dae("promote", "1", *name, "--force", "--reason", "demo on Friday")
     assert code == 0
     assert "FORCED by " in out
     code, _, err = dae("promote", "1", *name)
     assert code == 1
     assert "version 1 of dae-smoke is the champion already" in err
-    assert [entry.event for entry in audit_log.read("dae-smoke")] == ["refused", "refused", "forced"]
+    assert [entry.event for entry in audit_log.read_entries("dae-smoke")] == ["refused", "refused", "forced"]
     runs = json.loads(dae("runs", "--json")[1])
     assert [run["verdict"] for run in runs] == ["forced"]
 
     assert dae("promote", "01", *name)[0] == 1  # by no other name either
-    assert [entry.event for entry in audit_log.read("dae-smoke")] == ["refused", "refused", "forced"]
-    registry_run = registry.version("dae-smoke", "1").run_id
+    assert [entry.event for entry in audit_log.read_entries("dae-smoke")] == ["refused", "refused", "forced"]
+    registry_run = registry.get_version("dae-smoke", "1").run_id
     set_tags(registry_run, {"data_digest": "0" * 64})
-    registry.point("dae-smoke", registry.CHAMPION, None)
+    registry.set_alias("dae-smoke", registry.CHAMPION, None)
     code, _, err = dae("promote", "1", *name)
     assert code == 1
     assert "had images of data_digest 000" in err

@@ -9,7 +9,7 @@ import yaml
 from dae.config.loading import dump, load, validate
 from dae.config.schema import ConfigError, PipelineConfig
 from dae.noise.kinds import Gaussian
-from dae.noise.strength import Range
+from dae.noise.strength import StrengthRange
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -73,7 +73,7 @@ def test_settings_come_on_top_of_the_file_and_the_last_one_wins(tmp_path: Path) 
         ("data.validation=test", ("data", "validation"), "test"),
         ("data.validation=0.25", ("data", "validation"), 0.25),
         ("data.limit=null", ("data", "limit"), None),
-        ("gate.beat_nothing=false", ("gate", "beat_nothing"), False),
+        ("gate.beat_noisy_input=false", ("gate", "beat_noisy_input"), False),
         ("train.learning_rate=1e-3", ("train", "learning_rate"), 1e-3),
         ("tracking.run_name=a=b", ("tracking", "run_name"), "a=b"),
     ],
@@ -93,7 +93,7 @@ def test_settings_reach_into_the_kinds_of_noise() -> None:
 
 def test_settings_make_a_strength_a_range_and_change_one_end_of_it() -> None:
     config = load(settings=["noise.kinds.0.variance={low: 0.01, high: 0.2}", "noise.kinds.0.variance.high=1e-1"])
-    assert config.noise.kinds[0] == Gaussian(variance=Range(low=0.01, high=0.1))
+    assert config.noise.kinds[0] == Gaussian(variance=StrengthRange(low=0.01, high=0.1))
 
 
 def test_the_blind_configuration_differs_from_the_default_in_its_strengths_network_epochs_and_gate_alone() -> None:
@@ -111,7 +111,7 @@ def test_the_blind_configuration_differs_from_the_default_in_its_strengths_netwo
     assert blind.model_copy(update=same).digest == default.digest
     assert [kind.kind for kind in blind.noise.kinds] == [kind.kind for kind in default.noise.kinds]
     for kind in blind.noise.kinds:
-        assert isinstance(getattr(kind, kind.strength), Range)
+        assert isinstance(getattr(kind, kind.strength), StrengthRange)
 
 
 def test_what_is_dumped_loads_as_the_same_configuration(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dae.config.schema import ConfigError, DataConfig, ModelConfig, NoiseConfig, PipelineConfig, completed
+from dae.config.schema import ConfigError, DataConfig, ModelConfig, NoiseConfig, PipelineConfig, add_former_defaults
 from dae.noise.kinds import Gaussian, Poisson, SaltAndPepper, Speckle
 
 
@@ -28,7 +28,7 @@ def test_by_default_the_four_kinds_have_equal_weight_and_the_articles_strengths(
 def test_by_default_5000_mnist_images_validate_and_the_gate_asks_the_articles_headline_of_every_kind() -> None:
     config = PipelineConfig()
     assert (config.data.source, config.data.validation) == ("mnist", 5000)
-    assert (config.gate.max_val_mse, config.gate.beat_nothing) == (0.0069, True)
+    assert (config.gate.max_val_mse, config.gate.beat_noisy_input) == (0.0069, True)
 
 
 def test_a_configuration_cannot_be_changed() -> None:
@@ -54,7 +54,7 @@ def test_the_schema_describes_every_section_and_closes_it() -> None:
         ("data", "source", [""]),
         ("data", "validation", [0, -1, 1.5, "train", math.nan, None]),
         ("data", "test", [0, -1, 1.5, "test"]),
-        ("data", "also", [""]),
+        ("data", "extra_source", [""]),
         ("data", "limit", [0, -1]),
         ("data", "test_limit", [0]),
         ("data", "patch", [0, 7]),
@@ -94,10 +94,10 @@ def test_two_ranges_of_the_same_kind_are_refused_like_two_numbers() -> None:
 def test_the_schema_offers_a_number_or_a_range_as_strength() -> None:
     definitions = PipelineConfig.model_json_schema()["$defs"]
     for kind, field, name in [
-        ("Gaussian", "variance", "Range"),
+        ("Gaussian", "variance", "StrengthRange"),
         ("SaltAndPepper", "amount", "AmountRange"),
-        ("Poisson", "peak", "Range"),
-        ("Speckle", "variance", "Range"),
+        ("Poisson", "peak", "StrengthRange"),
+        ("Speckle", "variance", "StrengthRange"),
     ]:
         assert {"$ref": f"#/$defs/{name}"} in definitions[kind]["properties"][field]["anyOf"]
         assert definitions[name]["required"] == ["low", "high"]
@@ -143,14 +143,14 @@ def test_the_digest_covers_all_that_bears_on_the_result() -> None:
     variants = [
         PipelineConfig(),
         changed(data={"limit": 10}),
-        changed(data={"also": "more"}),
+        changed(data={"extra_source": "more"}),
         changed(noise={"seed": 1}),
         changed(noise={"kinds": [{"kind": "gaussian"}]}),
         changed(noise={"kinds": [{"kind": "gaussian", "variance": {"low": 0.05, "high": 0.1}}]}),
         changed(noise={"kinds": [{"kind": "gaussian", "variance": {"low": 0.05, "high": 0.2}}]}),
         changed(model={"width": 32}),
         changed(train={"seed": 1}),
-        changed(gate={"beat_nothing": False}),
+        changed(gate={"beat_noisy_input": False}),
     ]
     assert len({config.digest for config in variants}) == len(variants)
 
@@ -205,8 +205,8 @@ def test_the_clip_of_older_configurations_is_read_as_a_share_of_files(clip: bool
 
 
 def test_what_a_run_of_before_did_not_record_is_as_it_was() -> None:
-    before = completed({"noise": {"clip": False}, "train": {"epochs": 3}})
+    before = add_former_defaults({"noise": {"clip": False}, "train": {"epochs": 3}})
     config = PipelineConfig.model_validate(before)
     assert (config.train.optimizer, config.train.clean_share, config.train.page_share) == ("adam", 0, 0)
     now = {"noise": {"file_share": 0.0}, "train": {"epochs": 3}}
-    assert completed(now) == now
+    assert add_former_defaults(now) == now

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dae import storage
-from dae.config.schema import DataConfig, PipelineConfig, completed
+from dae.config.schema import DataConfig, PipelineConfig, add_former_defaults
 from dae.data import datasets, sources
 from dae.data.arrays import Block, DataError, images_per_block
 from dae.data.datasets import ingest
@@ -69,7 +69,7 @@ def test_held_out_images_are_drawn_by_seed(home: Path) -> None:
 def test_any_feasible_split_is_exact_and_any_other_is_refused(
     count: int, validation: int, test: int, seed: int
 ) -> None:
-    folder = storage.home()
+    folder = storage.project_home()
     wanted = config(stored(folder, count, f"{count}.npy"), validation=validation, test=test, seed=seed)
     if validation + test < count:
         sizes = [part.count for part in splits(ingest(wanted))]
@@ -155,7 +155,7 @@ def test_images_are_read_as_float32_in_0_to_1(home: Path) -> None:
     train = ingest(config(home / "a.npy", validation=1)).train
     raw = np.load(train.path)
     for rows in (slice(None), slice(1, 2), np.array([1, 0])):
-        found = datasets.read(train, rows)
+        found = datasets.read_images(train, rows)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, raw[rows] / np.float32(255))
 
@@ -320,7 +320,7 @@ def test_patches_of_a_single_file_cannot_be_split(home: Path) -> None:
 
 def test_additional_images_follow_those_of_the_source_and_are_drawn_from_like_them(home: Path) -> None:
     save_pictures(home / "more", 12, 8, first=100)
-    sets = ingest(config(stored(home), also="more", validation=20, test=10))
+    sets = ingest(config(stored(home), extra_source="more", validation=20, test=10))
     assert sets.source == "a and more"
     assert sorted(itertools.chain(*(numbers(part) for part in splits(sets)))) == [*range(40), *range(100, 112)]
     assert all(max(numbers(part)) >= 100 for part in splits(sets))
@@ -328,14 +328,14 @@ def test_additional_images_follow_those_of_the_source_and_are_drawn_from_like_th
 
 def test_a_limit_cuts_the_sources_own_images_alone(home: Path) -> None:
     save_pictures(home / "more", 12, 8, first=100)
-    sets = ingest(config(stored(home), also="more", limit=15))
+    sets = ingest(config(stored(home), extra_source="more", limit=15))
     assert sorted(itertools.chain(*(numbers(part) for part in splits(sets)))) == [*range(15), *range(100, 112)]
 
 
 def test_the_sources_own_test_images_stay_the_test_set_beside_additional_ones(home: Path) -> None:
     save_pictures(home / "more", 12, 8, first=100)
     np.savez(home / "a.npz", x_train=numbered(30), x_test=numbered(5) + np.uint8(200))
-    sets = ingest(config(home / "a.npz", also=str(home / "more"), validation="test"))
+    sets = ingest(config(home / "a.npz", extra_source=str(home / "more"), validation="test"))
     assert numbers(sets.train) == [*range(30), *range(100, 112)]
     assert numbers(sets.test) == [200, 201, 202, 203, 204]
 
@@ -344,7 +344,7 @@ def test_the_sources_own_test_images_stay_the_test_set_beside_additional_ones(ho
 def test_additional_images_may_lie_in_an_array_file(home: Path, suffix: str) -> None:
     more = numbered(12) + np.uint8(100)
     (np.save if suffix == "npy" else np.savez)(home / f"more.{suffix}", more)
-    sets = ingest(config(stored(home), also=f"more.{suffix}"))
+    sets = ingest(config(stored(home), extra_source=f"more.{suffix}"))
     assert sorted(itertools.chain(*(numbers(part) for part in splits(sets)))) == [*range(40), *range(100, 112)]
 
 
@@ -354,7 +354,7 @@ def test_additional_images_are_cut_like_those_of_the_source_and_their_patches_st
 ) -> None:
     save_pictures(home / "scans", 6, 16)
     save_pictures(home / "more", 6, 24, first=100)
-    sets = ingest(config(home / "scans", also="more", patch=8, validation=20, test=0.2, seed=seed))
+    sets = ingest(config(home / "scans", extra_source="more", patch=8, validation=20, test=0.2, seed=seed))
     files = [set(numbers(part)) for part in splits(sets)]
     assert sum(len(part) for part in files) == len(set.union(*files)) == 12
     for part in splits(sets):
@@ -363,26 +363,26 @@ def test_additional_images_are_cut_like_those_of_the_source_and_their_patches_st
 
 def test_files_that_are_being_written_are_not_added(home: Path) -> None:
     save_pictures(home / "more", 3, 8, first=100)
-    before = ingest(config(stored(home), also="more")).digest
+    before = ingest(config(stored(home), extra_source="more")).digest
     for name in (".a.png", "a.png.part", "a.png.tmp", ".upload/a.png", "upload.PART/a.png"):
         (home / "more" / name).parent.mkdir(exist_ok=True)
         (home / "more" / name).write_bytes(b"half an ima")
-    assert ingest(config(stored(home), also="more")).digest == before
+    assert ingest(config(stored(home), extra_source="more")).digest == before
 
 
 def test_additional_images_are_another_digest_and_where_they_lie_is_not(home: Path) -> None:
     save_pictures(home / "more", 3, 8, first=100)
     save_pictures(home / "elsewhere", 3, 8, first=100)
     source = stored(home)
-    plain, first, second = (ingest(config(source, also=also)).digest for also in (None, "more", "elsewhere"))
+    plain, first, second = (ingest(config(source, extra_source=extra)).digest for extra in (None, "more", "elsewhere"))
     assert plain != first == second
     save_pictures(home / "other", 3, 8, first=101)
-    assert ingest(config(source, also="other")).digest != first
+    assert ingest(config(source, extra_source="other")).digest != first
 
 
 def test_without_additional_images_digests_are_what_they_were_before_there_could_be_any(home: Path) -> None:
     """Or every cached folder would be made anew, and recorded digests would agree with nothing."""
-    assert datasets.digest_of(DataConfig()) == "db3706c78bde2ac866d075b1a91048b2a3410c9b08e427809d86e7eabb466ee1"
+    assert datasets.compute_digest(DataConfig()) == "db3706c78bde2ac866d075b1a91048b2a3410c9b08e427809d86e7eabb466ee1"
     (home / "raw.idx").write_bytes(
         bytes([0, 0, 8, 3, *(0, 0, 0, 9), *(0, 0, 0, 8), *(0, 0, 0, 8)]) + bytes(range(64)) * 9
     )
@@ -411,12 +411,12 @@ gate: {max_val_mse: 0.0069, beat_nothing: true}
 
 
 def test_without_additional_images_the_configurations_digest_is_what_it_was_so_that_older_runs_can_be_resumed() -> None:
-    before = completed(yaml.safe_load(RECORDED_BEFORE))
+    before = add_former_defaults(yaml.safe_load(RECORDED_BEFORE))
     assert (
         PipelineConfig.model_validate(before).digest
         == "af9083dcab0c3390ccab9aad794e78b400ca066f488aea2cd7062675945bd31c"
     )
-    others = [PipelineConfig(data=DataConfig(also=also)).digest for also in ("more", "other")]
+    others = [PipelineConfig(data=DataConfig(extra_source=extra)).digest for extra in ("more", "other")]
     assert len({PipelineConfig().digest, *others}) == 3
 
 
@@ -426,31 +426,31 @@ def test_an_additional_image_of_another_shape_is_named_with_both_shapes(home: Pa
     Image.fromarray(np.zeros((9, 10), np.uint8)).save(home / "more" / f"{odd:03}.png")
     refused = rf"more/{named}\.png: must be 8x8 with 1 channel; found 9x10 with 1 channel"
     with pytest.raises(DataError, match=refused):
-        ingest(config(stored(home), also="more"))
+        ingest(config(stored(home), extra_source="more"))
     assert left_in_cache(home) == []
 
 
 def test_an_additional_array_of_another_shape_is_named_with_both_shapes(home: Path) -> None:
     np.save(home / "more.npy", numbered(3, channels=3))
-    refused = r"more\.npy: data\.also must hold images of 8x8 with 1 channel; found 8x8 with 3 channels"
+    refused = r"more\.npy: data\.extra_source must hold images of 8x8 with 1 channel; found 8x8 with 3 channels"
     with pytest.raises(DataError, match=refused):
-        ingest(config(stored(home), also="more.npy"))
+        ingest(config(stored(home), extra_source="more.npy"))
     assert left_in_cache(home) == []
 
 
 def test_a_missing_or_empty_place_of_additional_images_is_refused_by_the_fields_name(home: Path) -> None:
-    with pytest.raises(DataError, match=r"/more: data\.also must be .* a file or a folder; found no such path"):
-        ingest(config(stored(home), also="more"))
+    with pytest.raises(DataError, match=r"/more: data\.extra_source must be .* a file or a folder; found no such path"):
+        ingest(config(stored(home), extra_source="more"))
     (home / "more").mkdir()
-    with pytest.raises(DataError, match=r"/more: data\.also must hold PNG, JPEG or TIFF images; found none"):
-        ingest(config(stored(home), also="more"))
+    with pytest.raises(DataError, match=r"/more: data\.extra_source must hold PNG, JPEG or TIFF images; found none"):
+        ingest(config(stored(home), extra_source="more"))
     assert left_in_cache(home) == []
 
 
 @given(st.integers(0, 5000), st.integers(8, 300))
 def test_blocks_cover_every_row_once_in_order(count: int, side: int) -> None:
     size = images_per_block((side, side, 1))
-    found = list(datasets.blocks(count, (side, side, 1)))
+    found = list(datasets.iterate_blocks(count, (side, side, 1)))
     rows: list[NDArray[np.intp]] = [np.arange(count)[part] for _, part in found]
     assert [number for number, _ in found] == list(range(len(found)))
     assert all(len(part) == size for part in rows[:-1])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dae.data.arrays import Block, DataError
-from dae.data.folders import blocks, cut, image_files, read_image
+from dae.data.folders import cut_patches, find_image_files, iterate_blocks, read_image
 
 
 def ramp(height: int, width: int, channels: int = 1, seed: int = 0) -> Block:
@@ -24,7 +24,7 @@ def save(path: Path, pixels: NDArray[np.generic]) -> Path:
 
 
 def gathered(folder: Path, patch: int | None = None) -> Block:
-    return np.concatenate(list(blocks(image_files(folder), patch)))
+    return np.concatenate(list(iterate_blocks(find_image_files(folder), patch)))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -91,13 +91,13 @@ def test_images_are_found_in_subfolders_in_the_order_of_their_paths_and_other_fi
     for name in ("b/2.png", "a/9.png", "c.tif"):
         save(tmp_path / name, ramp(8, 8))
     (tmp_path / "notes.txt").write_text("not an image")
-    assert [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)] == ["a/9.png", "b/2.png", "c.tif"]
+    assert [str(path.relative_to(tmp_path)) for path in find_image_files(tmp_path)] == ["a/9.png", "b/2.png", "c.tif"]
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(DataError, match=f"{tmp_path.name}: must hold PNG, JPEG or TIFF images; found none"):
-        image_files(tmp_path)
+        find_image_files(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "CMYK"])
@@ -146,7 +146,7 @@ def test_a_damaged_png_is_caught_by_its_checksum(tmp_path: Path) -> None:
 
 def test_patches_tile_the_image_from_the_top_left(tmp_path: Path) -> None:
     image = ramp(20, 29, 3)
-    patches = cut(image, 9, tmp_path / "a.png")
+    patches = cut_patches(image, 9, tmp_path / "a.png")
     assert patches.shape == (2 * 3, 9, 9, 3)
     for number, patch in enumerate(patches):
         row, column = divmod(number, 3)

@@ -51,7 +51,7 @@ def noisy_folders(home: Path) -> list[Path]:
 def test_a_frozen_set_pairs_each_image_with_its_noisy_self_and_its_kind(home: Path, channels: int) -> None:
     validation = noisy_datasets.corrupt_sets(images(home, channels=channels), noise()).validation
     noisy, clean, kinds = noisy_datasets.read_block(validation, slice(None))
-    np.testing.assert_array_equal(clean, datasets.read(validation.clean))
+    np.testing.assert_array_equal(clean, datasets.read_images(validation.clean))
     assert noisy.dtype == np.float32
     assert noisy.shape == clean.shape
     kinds_there = ("gaussian", "salt_and_pepper", "poisson", "speckle")
@@ -81,18 +81,18 @@ def test_the_pixels_do_not_depend_on_the_number_of_workers(
     found = []
     for workers in (1, 2, 7):
         monkeypatch.setattr(noisy_datasets, "WORKERS", workers)
-        found.append(stored(noisy_datasets.freeze(train, config, "train")))
-        storage.discard("noisy")
+        found.append(stored(noisy_datasets.freeze_noise(train, config, "train")))
+        storage.delete_cached("noisy")
     assert found[0] == found[1] == found[2]
 
 
 def test_each_block_is_drawn_from_its_own_stream(home: Path) -> None:
     train = images(home, COUNT + 100).train
     noisy, _, kinds = noisy_datasets.read_block(
-        noisy_datasets.freeze(train, noise(seed=4, file_share=0), "train"), slice(MAX_BLOCK, 2 * MAX_BLOCK)
+        noisy_datasets.freeze_noise(train, noise(seed=4, file_share=0), "train"), slice(MAX_BLOCK, 2 * MAX_BLOCK)
     )
-    clean = datasets.read(train, slice(MAX_BLOCK, 2 * MAX_BLOCK))
-    expected, expected_kinds = corrupt(clean, noise().kinds, random_streams.stream(4, "noise", "train", 1))
+    clean = datasets.read_images(train, slice(MAX_BLOCK, 2 * MAX_BLOCK))
+    expected, expected_kinds = corrupt(clean, noise().kinds, random_streams.make_stream(4, "noise", "train", 1))
     np.testing.assert_array_equal(noisy, expected)
     np.testing.assert_array_equal(kinds, expected_kinds)
 
@@ -109,7 +109,7 @@ def test_the_same_seed_draws_the_same_pixels_anew(home: Path) -> None:
     sets = images(home)
     first = noisy_datasets.corrupt_sets(sets, noise()).validation
     before = stored(first)
-    storage.discard("noisy")
+    storage.delete_cached("noisy")
     assert noisy_datasets.corrupt_sets(sets, noise()).validation == first
     assert stored(first) == before
 
@@ -134,7 +134,7 @@ def test_another_noise_is_another_set(home: Path, change: dict[str, object]) -> 
 
 def test_validation_test_and_training_noise_are_different_draws(home: Path) -> None:
     same = images(home).validation
-    drawn = {noisy_datasets.freeze(same, noise(), split).sha256 for split in ("train", "validation", "test")}
+    drawn = {noisy_datasets.freeze_noise(same, noise(), split).sha256 for split in ("train", "validation", "test")}
     assert len(drawn) == 3
 
 
@@ -143,8 +143,8 @@ def test_the_same_bytes_in_another_shape_are_another_set(home: Path) -> None:
     wide = grey.model_copy(update={"path": str(home / "wide.npy"), "count": 25, "height": 16})
     np.save(wide.path, np.load(grey.path).reshape(25, 16, 8, 1))
     assert (
-        noisy_datasets.freeze(grey, noise(), "validation").path
-        != noisy_datasets.freeze(wide, noise(), "validation").path
+        noisy_datasets.freeze_noise(grey, noise(), "validation").path
+        != noisy_datasets.freeze_noise(wide, noise(), "validation").path
     )
 
 
@@ -178,7 +178,7 @@ def test_an_error_in_the_middle_leaves_no_folder_behind(home: Path) -> None:
     sets = images(home)
     broken = sets.validation.model_copy(update={"count": 60})  # more than there are
     with pytest.raises(ValueError, match="broadcast"):
-        noisy_datasets.freeze(broken, noise(), "validation")
+        noisy_datasets.freeze_noise(broken, noise(), "validation")
     assert noisy_folders(home) == []
 
 
@@ -187,7 +187,7 @@ def test_an_error_in_the_middle_leaves_no_folder_behind(home: Path) -> None:
 
 def test_fresh_noise_differs_from_pass_to_pass_and_is_the_same_for_the_same_pass(home: Path) -> None:
     train, rows = images(home).train, np.arange(64)
-    draws = [noisy_datasets.fresh(train, rows, noise(), PLAIN, lap, 0)[0] for lap in (0, 1, 0)]
+    draws = [noisy_datasets.draw_fresh(train, rows, noise(), PLAIN, lap, 0)[0] for lap in (0, 1, 0)]
     assert not np.array_equal(draws[0], draws[1])
     np.testing.assert_array_equal(draws[0], draws[2])
 
@@ -196,7 +196,7 @@ def test_under_ranges_the_images_of_a_block_get_strengths_of_their_own_and_other
     train, rows, config = images(home).train, np.arange(100), noise(kinds=RANGES["kinds"][:1])  # type: ignore[index]
     spreads = []
     for lap in (0, 1, 0):
-        noisy, clean = noisy_datasets.fresh(train, rows, config, PLAIN, lap, 0)
+        noisy, clean = noisy_datasets.draw_fresh(train, rows, config, PLAIN, lap, 0)
         spreads.append(np.var(noisy - clean, axis=(1, 2, 3)))
     assert spreads[0].min() < 0.02
     assert spreads[0].max() > 0.12
@@ -207,7 +207,7 @@ def test_under_ranges_the_images_of_a_block_get_strengths_of_their_own_and_other
 def test_fresh_noise_differs_from_block_to_block_and_from_seed_to_seed(home: Path) -> None:
     train, rows = images(home).train, np.arange(64)
     first, block, seed = (
-        noisy_datasets.fresh(train, rows, noise(), PLAIN.model_copy(update={"seed": seed}), 0, block)[0]
+        noisy_datasets.draw_fresh(train, rows, noise(), PLAIN.model_copy(update={"seed": seed}), 0, block)[0]
         for seed, block in ((0, 0), (0, 1), (1, 0))
     )
     assert not np.array_equal(first, block)
@@ -216,8 +216,8 @@ def test_fresh_noise_differs_from_block_to_block_and_from_seed_to_seed(home: Pat
 
 def test_fresh_noise_comes_with_the_clean_images_of_the_rows(home: Path) -> None:
     train, rows = images(home).train, np.array([5, 1, 60])
-    noisy, clean = noisy_datasets.fresh(train, rows, noise(file_share=1), PLAIN, 0, 0)
-    np.testing.assert_array_equal(clean, datasets.read(train, rows))
+    noisy, clean = noisy_datasets.draw_fresh(train, rows, noise(file_share=1), PLAIN, 0, 0)
+    np.testing.assert_array_equal(clean, datasets.read_images(train, rows))
     assert noisy.shape == clean.shape
     assert noisy.min() >= 0
     assert noisy.max() <= 1
@@ -226,8 +226,8 @@ def test_fresh_noise_comes_with_the_clean_images_of_the_rows(home: Path) -> None
 def test_a_share_of_the_training_images_gets_no_noise(home: Path) -> None:
     train, config = images(home, 1000).train, noise(kinds=[{"kind": "gaussian"}])
     rows, spare = np.arange(train.count), PLAIN.model_copy(update={"clean_share": 0.3})
-    (noisy, clean), (plain, _) = (noisy_datasets.fresh(train, rows, config, each, 0, 0) for each in (spare, PLAIN))
-    np.testing.assert_array_equal(clean, datasets.read(train, rows))
+    (noisy, clean), (plain, _) = (noisy_datasets.draw_fresh(train, rows, config, each, 0, 0) for each in (spare, PLAIN))
+    np.testing.assert_array_equal(clean, datasets.read_images(train, rows))
     spared = (noisy == clean).all(axis=(1, 2, 3))
     assert spared.mean() == pytest.approx(0.3, abs=0.06)
     np.testing.assert_array_equal(noisy[~spared], plain[~spared])
@@ -236,9 +236,9 @@ def test_a_share_of_the_training_images_gets_no_noise(home: Path) -> None:
 def test_a_share_of_the_training_images_are_windows_of_pages_of_four(home: Path) -> None:
     train = images(home, 1000).train
     rows, config = np.arange(train.count), PLAIN.model_copy(update={"page_share": 0.5})
-    noisy, clean = noisy_datasets.fresh(train, rows, noise(kinds=[{"kind": "poisson", "peak": 1e6}]), config, 0, 0)
+    noisy, clean = noisy_datasets.draw_fresh(train, rows, noise(kinds=[{"kind": "poisson", "peak": 1e6}]), config, 0, 0)
     assert np.abs(noisy - clean).max() < 0.01
-    whole = datasets.read(train, rows)
+    whole = datasets.read_images(train, rows)
     windows = np.flatnonzero((clean != whole).any(axis=(1, 2, 3)))
     assert len(windows) / train.count == pytest.approx(0.5, abs=0.07)
     cuts = {_cut_of(whole, clean[window]) for window in windows[:50]}
@@ -259,7 +259,7 @@ def _cut_of(whole: Images, window: Images) -> tuple[int, int] | None:
 
 def test_each_pass_visits_every_image_once_in_an_order_of_its_own(home: Path) -> None:
     some = images(home, COUNT + 100).train
-    first, again, second = (np.concatenate(list(noisy_datasets.shuffled(some, 0, lap))) for lap in (0, 0, 1))
+    first, again, second = (np.concatenate(list(noisy_datasets.iterate_shuffled(some, 0, lap))) for lap in (0, 0, 1))
     np.testing.assert_array_equal(np.sort(first), np.arange(COUNT))
     np.testing.assert_array_equal(first, again)
     assert np.mean(first == second) < 0.01
@@ -276,9 +276,9 @@ def flip(path: str) -> None:
 
 def test_an_untouched_set_passes_verification(home: Path) -> None:
     validation = noisy_datasets.corrupt_sets(images(home), noise()).validation
-    noisy_datasets.verify(validation)
+    noisy_datasets.verify_noisy_set(validation)
     with pytest.raises(DataError, match="pixels must have SHA-256"):
-        noisy_datasets.verify(validation.model_copy(update={"sha256": "0" * 64}))
+        noisy_datasets.verify_noisy_set(validation.model_copy(update={"sha256": "0" * 64}))
 
 
 @pytest.mark.parametrize("which", ["noisy", "kinds", "clean"])
@@ -288,7 +288,7 @@ def test_a_single_flipped_bit_is_found(home: Path, which: str) -> None:
     flip(path)
     named = noisy.path if which == "kinds" else path
     with pytest.raises(DataError, match=f"{Path(named).parent.name}/{Path(named).name}: pixels must have SHA-256"):
-        noisy_datasets.verify(noisy)
+        noisy_datasets.verify_noisy_set(noisy)
 
 
 @pytest.mark.parametrize("which", ["noisy", "kinds", "clean"])
@@ -301,7 +301,7 @@ def test_a_file_that_is_missing_or_cut_short_is_found(home: Path, which: str, da
     if damage == "truncated":
         path.write_bytes(content[:-7])
     with pytest.raises(DataError, match=r"must hold the stored noisy set|must have SHA-256"):
-        noisy_datasets.verify(noisy)
+        noisy_datasets.verify_noisy_set(noisy)
 
 
 def test_a_record_of_a_set_says_its_shape() -> None:

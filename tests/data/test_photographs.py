@@ -33,9 +33,9 @@ def test_train_and_test_are_other_photographs() -> None:
 
 def test_a_scene_lies_on_one_side_of_the_split() -> None:
     images = datasets.ingest(DataConfig(source="photographs", validation=200, seed=2))
-    astronaut = photographs.located((("astronaut.png",),))[0]
-    full, half = photographs.scales(astronaut)
-    expected = np.concatenate([photographs.overlapping(each, 64) for each in (full, half)])
+    astronaut = photographs.find_photographs((("astronaut.png",),))[0]
+    full, half = photographs.read_scales(astronaut)
+    expected = np.concatenate([photographs.cut_overlapping(each, 64) for each in (full, half)])
     np.testing.assert_array_equal(np.load(images.validation.path), expected)
     np.testing.assert_array_equal(full, read_image(astronaut))
     assert images.train.count + len(expected) == len(patches("train"))

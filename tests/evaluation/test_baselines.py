@@ -10,14 +10,14 @@ from dae.config.schema import ConfigError, DataConfig, PipelineConfig
 from dae.data import datasets, noisy_datasets
 from dae.evaluation import baseline_runs as runs
 from dae.evaluation import baselines, metrics, tables
-from dae.evaluation.baselines import Contender, Sizes
-from dae.evaluation.classical import AnyMethod, Median, Nothing, TotalVariation
+from dae.evaluation.baselines import BaselineResult, SampleSizes
+from dae.evaluation.classical import AnyMethod, Median, NoisyInput, TotalVariation
 from dae.evaluation.tables import kind_label
 from dae.schemas import Images, ImageSets, NoisySets
 from dae.tracking.client import connect
 
 CONFIG = PipelineConfig(data=DataConfig(limit=200, validation=100, test_limit=120))
-SMALL = Sizes(tune=16, images=24)
+SMALL = SampleSizes(tune=16, images=24)
 Sets = tuple[ImageSets, NoisySets]
 
 
@@ -33,16 +33,16 @@ def ignore(_: int) -> None:
 
 def test_a_sample_is_spread_over_the_kinds_in_their_proportion(sets: Sets) -> None:
     kinds = np.load(sets[1].test.kinds_path)
-    rows = baselines.sample(sets[1].test, 24)
+    rows = baselines.sample_rows(sets[1].test, 24)
     assert len(np.unique(rows)) == 24
     share = np.bincount(kinds[rows], minlength=8) / 24 - np.bincount(kinds, minlength=8) / 120
     assert np.abs(share).max() < 1.5 / 24
-    np.testing.assert_array_equal(baselines.sample(sets[1].test, 10_000), np.arange(120))
+    np.testing.assert_array_equal(baselines.sample_rows(sets[1].test, 10_000), np.arange(120))
 
 
 def test_tuning_finds_the_best_of_the_grid_on_validation_images(sets: Sets) -> None:
     noisy = sets[1].validation
-    rows = baselines.sample(noisy, 40)
+    rows = baselines.sample_rows(noisy, 40)
     grid: list[AnyMethod] = [Median(), TotalVariation(weight=0.02), TotalVariation(weight=0.2), Median(size=7)]
     blind, told = baselines.tune(grid, noisy, rows, ignore)
     damaged, clean, kinds = noisy_datasets.read_block(noisy, rows)
@@ -62,33 +62,33 @@ def test_a_kind_without_images_gets_the_setting_that_is_best_over_all(sets: Sets
 
 def test_a_method_is_scored_blind_and_told_on_the_frozen_pixels(sets: Sets) -> None:
     done: list[int] = []
-    blind, told = baselines.contenders("median", sets[1], SMALL, done.append)
+    blind, told = baselines.run_baseline("median", sets[1], SMALL, done.append)
     assert (blind.told, told.told) == (False, True)
     assert len(set(blind.settings)) == 1
-    rows = baselines.sample(sets[1].test, 24)
+    rows = baselines.sample_rows(sets[1].test, 24)
     damaged, clean, _ = noisy_datasets.read_block(sets[1].test, rows)
     assert blind.scores.test.pooled.mse == pytest.approx(metrics.mse(blind.settings[0](damaged), clean).mean())
     assert told.scores.validation.pooled.mse < blind.scores.validation.pooled.mse
     assert blind.scores.test.pooled_nothing == told.scores.test.pooled_nothing
-    assert sum(done) <= baselines.work("median", SMALL)
+    assert sum(done) <= baselines.count_work("median", SMALL)
 
 
 def test_no_method_is_tuned_on_test_images() -> None:
     config = CONFIG.model_copy(update={"data": DataConfig(validation="test")})
     with pytest.raises(ConfigError, match=r"data\.validation must hold images of its own to tune methods on"):
-        baselines.require(["median"], config)
+        baselines.require_methods(["median"], config)
 
 
-@pytest.mark.parametrize("size", [Sizes(tune=7, images=24), Sizes(tune=16, images=7)])
-def test_fewer_images_than_kinds_of_noise_are_refused(size: Sizes) -> None:
+@pytest.mark.parametrize("size", [SampleSizes(tune=7, images=24), SampleSizes(tune=16, images=7)])
+def test_fewer_images_than_kinds_of_noise_are_refused(size: SampleSizes) -> None:
     with pytest.raises(ConfigError, match=r"median must be .* one image for each of 8 kinds .*, received \d+ and \d+"):
-        baselines.require_sizes({"median": size}, CONFIG)
-    baselines.require_sizes({"median": SMALL}, CONFIG)
+        baselines.require_sample_sizes({"median": size}, CONFIG)
+    baselines.require_sample_sizes({"median": SMALL}, CONFIG)
 
 
 def test_doing_nothing_needs_no_tuning(sets: Sets) -> None:
-    (only,) = baselines.contenders("nothing", sets[1], SMALL)
-    assert (only.told, only.tuned_on, set(only.settings)) == (False, 0, {Nothing()})
+    (only,) = baselines.run_baseline("nothing", sets[1], SMALL)
+    assert (only.told, only.tuned_on, set(only.settings)) == (False, 0, {NoisyInput()})
     assert only.scores.test.pooled == only.scores.test.pooled_nothing
 
 
@@ -96,8 +96,8 @@ def test_a_model_is_scored_on_the_same_images(sets: Sets) -> None:
     def halved(noisy: Images) -> Images:
         return np.clip(noisy, 0, 1) / np.float32(2)
 
-    scored = baselines.model("halved", halved, sets[1], SMALL)
-    (nothing,) = baselines.contenders("nothing", sets[1], SMALL)
+    scored = baselines.score_model("halved", halved, sets[1], SMALL)
+    (nothing,) = baselines.run_baseline("nothing", sets[1], SMALL)
     assert scored.scores.test.pooled_nothing == nothing.scores.test.pooled
     assert scored.scores.test.pooled.mse > 0
 
@@ -105,8 +105,8 @@ def test_a_model_is_scored_on_the_same_images(sets: Sets) -> None:
 @pytest.mark.usefixtures("mlflow_store")
 def test_a_baseline_is_a_run_with_the_metrics_of_a_model(sets: Sets) -> None:
     images, noisy = sets
-    for contender in baselines.contenders("median", noisy, SMALL):
-        run_id = runs.log(contender, CONFIG, images, noisy, 1.0)
+    for contender in baselines.run_baseline("median", noisy, SMALL):
+        run_id = runs.log_baseline(contender, CONFIG, images, noisy, 1.0)
         run = connect().get_run(run_id)
         assert run.info.status == "FINISHED"
         assert run.info.run_name == ("mnist-median-told" if contender.told else "mnist-median")
@@ -121,9 +121,9 @@ def test_a_baseline_is_a_run_with_the_metrics_of_a_model(sets: Sets) -> None:
 
 
 def test_the_tables_say_which_setting_was_for_what(sets: Sets) -> None:
-    def all_of_them() -> Iterator[Contender]:
+    def all_of_them() -> Iterator[BaselineResult]:
         for name in ("nothing", "median"):
-            yield from baselines.contenders(name, sets[1], SMALL)
+            yield from baselines.run_baseline(name, sets[1], SMALL)
 
     kinds = sets[1].test.kinds
     found = list(all_of_them())
@@ -143,11 +143,11 @@ def test_the_tables_say_which_setting_was_for_what(sets: Sets) -> None:
 
 def test_an_unknown_method_and_a_missing_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"--methods must be among nothing, median, .*, received magic"):
-        baselines.require(["median", "magic"], CONFIG)
+        baselines.require_methods(["median", "magic"], CONFIG)
     monkeypatch.setitem(sys.modules, "bm3d", None)
     with pytest.raises(
         ConfigError, match=r"bm3d needs the package bm3d, which is for non-profit use alone: make .*setup-dev; or leave"
     ):
-        baselines.require(["bm3d"], CONFIG)
-    assert "bm3d" not in baselines.available()
-    assert "median" in baselines.available()
+        baselines.require_methods(["bm3d"], CONFIG)
+    assert "bm3d" not in baselines.available_methods()
+    assert "median" in baselines.available_methods()

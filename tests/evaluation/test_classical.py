@@ -5,7 +5,7 @@ import pytest
 
 from dae.data import documents, photographs
 from dae.evaluation import metrics
-from dae.evaluation.classical import BM3D, AnyMethod, Median, NonLocalMeans, Nothing, TotalVariation, Wavelet
+from dae.evaluation.classical import BM3D, AnyMethod, Median, NoisyInput, NonLocalMeans, TotalVariation, Wavelet
 from dae.noise.kinds import Gaussian, NoiseKind, SaltAndPepper
 from dae.schemas import Images
 
@@ -22,8 +22,8 @@ CASES: list[tuple[AnyMethod, NoiseKind]] = [
 @pytest.fixture(scope="module")
 def clean() -> dict[int, Images]:
     """Two patches of a page and two of a photograph, by their number of channels."""
-    grey = next(documents.blocks("test", 64))[20:22]
-    colour = next(photographs.blocks("test", 64))[10:12]
+    grey = next(documents.iterate_blocks("test", 64))[20:22]
+    colour = next(photographs.iterate_blocks("test", 64))[10:12]
     return {each.shape[3]: each.astype(np.float32) / np.float32(255) for each in (grey, colour)}
 
 
@@ -37,7 +37,7 @@ def test_a_method_lowers_the_error_of_the_noise_it_is_for(
     assert restored.shape == noisy.shape
     assert restored.dtype == np.float32
     assert 0 <= restored.min() <= restored.max() <= 1
-    better = metrics.mse(restored, clean[channels]) < 0.8 * metrics.mse(Nothing()(noisy), clean[channels])
+    better = metrics.mse(restored, clean[channels]) < 0.8 * metrics.mse(NoisyInput()(noisy), clean[channels])
     assert better.all()
 
 
@@ -46,12 +46,12 @@ def test_bm3d_lowers_the_error_of_gaussian_noise(clean: dict[int, Images], chann
     pytest.importorskip("bm3d")
     image = clean[channels][:1, :24, :24]
     noisy = GAUSSIAN(image, np.random.default_rng(0))
-    assert metrics.mse(BM3D(sigma=0.14)(noisy), image) < 0.7 * metrics.mse(Nothing()(noisy), image)
+    assert metrics.mse(BM3D(sigma=0.14)(noisy), image) < 0.7 * metrics.mse(NoisyInput()(noisy), image)
 
 
 def test_nothing_is_the_noisy_image_clipped() -> None:
     noisy = np.array([-1, 0.25, 2], np.float32).reshape(1, 1, 3, 1)
-    assert Nothing()(noisy).ravel().tolist() == [0, 0.25, 1]
+    assert NoisyInput()(noisy).ravel().tolist() == [0, 0.25, 1]
 
 
 def test_clip_says_what_a_method_is_given(clean: dict[int, Images]) -> None:

@@ -48,12 +48,12 @@ def never_done(images: Images) -> Images:
 
 
 def test_a_model_that_hands_images_through_changes_nothing(noisy: NoisySet) -> None:
-    found = clean_input.measure(through, noisy)
+    found = clean_input.measure_clean_input(through, noisy)
     assert set(found.model_dump().values()) == {0.0}
 
 
 def test_every_change_is_measured(noisy: NoisySet) -> None:
-    found = clean_input.measure(darker, noisy)
+    found = clean_input.measure_clean_input(darker, noisy)
     assert found.images == pytest.approx(0.01, rel=1e-4)
     assert found.constants == pytest.approx(0.01, rel=1e-4)
     assert found.bars == pytest.approx(0.01, rel=1e-4)
@@ -62,16 +62,16 @@ def test_every_change_is_measured(noisy: NoisySet) -> None:
 
 
 def test_each_fault_shows_where_it_is(noisy: NoisySet) -> None:
-    assert clean_input.measure(grey_bars, noisy).bars == pytest.approx(0.24**2, rel=1e-4)
-    assert clean_input.measure(white_overflows, noisy).constants == pytest.approx(3.07**2, rel=1e-4)
-    borders = clean_input.measure(bad_borders, noisy)
+    assert clean_input.measure_clean_input(grey_bars, noisy).bars == pytest.approx(0.24**2, rel=1e-4)
+    assert clean_input.measure_clean_input(white_overflows, noisy).constants == pytest.approx(3.07**2, rel=1e-4)
+    borders = clean_input.measure_clean_input(bad_borders, noisy)
     assert borders.borders == pytest.approx(0.25 * 28 / (28**2 - 24**2), rel=1e-4)
     assert borders.borders > 3 * borders.images
-    assert clean_input.measure(never_done, noisy).own_output > 1e-4
+    assert clean_input.measure_clean_input(never_done, noisy).own_output > 1e-4
 
 
 def test_a_model_that_gives_no_number_is_told_as_such(noisy: NoisySet) -> None:
-    found = clean_input.measure(lambda images: images * np.float32(np.nan), noisy)
+    found = clean_input.measure_clean_input(lambda images: images * np.float32(np.nan), noisy)
     assert all(np.isnan(value) for value in found.model_dump().values())
 
 
@@ -80,4 +80,4 @@ def test_a_single_image_without_a_number_is_enough(noisy: NoisySet, value: float
     def of_one(images: Images) -> Images:
         return np.where((images == value).all(axis=(1, 2, 3), keepdims=True), np.float32(np.nan), images)
 
-    assert np.isnan(clean_input.measure(of_one, noisy).constants)
+    assert np.isnan(clean_input.measure_clean_input(of_one, noisy).constants)

@@ -16,7 +16,7 @@ SMALL = {"data": {"limit": 300, "validation": 100, "test_limit": 200}}
 
 def test_there_is_a_file_for_each_kind_of_noise_with_frozen_test_images_in_it(tmp_path: Path) -> None:
     config = PipelineConfig.model_validate(SMALL)
-    files = example_files.write_noisy(config, tmp_path / "noisy")
+    files = example_files.write_noisy_examples(config, tmp_path / "noisy")
     assert [file.name for file in files] == ["gaussian.png", "salt_and_pepper.png", "poisson.png", "speckle.png"]
     noisy = noisy_datasets.corrupt_sets(datasets.ingest(config.data), config.noise).test
     damaged, _, drawn = noisy_datasets.read_block(noisy, slice(None))
@@ -34,5 +34,5 @@ def test_what_is_there_is_replaced_and_large_or_few_images_fit(tmp_path: Path) -
     config = PipelineConfig.model_validate({"data": source, "noise": {"kinds": [{"kind": "gaussian"}]}})
     (tmp_path / "noisy").mkdir()
     (tmp_path / "noisy" / "gaussian.png").write_text("old")
-    (file,) = example_files.write_noisy(config, tmp_path / "noisy")
+    (file,) = example_files.write_noisy_examples(config, tmp_path / "noisy")
     assert np.asarray(Image.open(file)).shape == (300, 4 * 90, 3)

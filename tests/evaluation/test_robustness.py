@@ -19,10 +19,16 @@ from dae.cli import app
 from dae.config.schema import ConfigError, DataConfig, ModelConfig, NoiseConfig, PipelineConfig
 from dae.data import datasets
 from dae.evaluation import figures, robustness
-from dae.evaluation.robustness import STRENGTHS, compare, place, same_images, sweep
+from dae.evaluation.robustness import (
+    STRENGTHS,
+    classify_strength,
+    compare_robustness,
+    require_same_images,
+    sweep_strengths,
+)
 from dae.networks import build
 from dae.noise.kinds import Gaussian, NoiseKind, Poisson, SaltAndPepper, Speckle
-from dae.noise.strength import Range
+from dae.noise.strength import StrengthRange
 from dae.schemas import Images, ImageSet
 from dae.tracking import log_model, models
 from dae.tracking.client import connect
@@ -54,8 +60,8 @@ class Logged:
 
 def log(config: PipelineConfig) -> str:
     with open_run(config, "none") as run_id:
-        model = build.build(ModelConfig(width=4, deep_width=4), (12, 12, 1))
-        return log_model.log(run_id, model, np.zeros((1, 12, 12, 1), np.float32), "dae")[1]
+        model = build.build_network(ModelConfig(width=4, deep_width=4), (12, 12, 1))
+        return log_model.log_model(run_id, model, np.zeros((1, 12, 12, 1), np.float32), "dae")[1]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +92,7 @@ def data_config(source: Path, **changes: object) -> DataConfig:
 def swept(
     images: ImageSet, noise: NoiseConfig, count: int = 60, **denoisers: Callable[[Images], Images]
 ) -> pd.DataFrame:
-    return sweep(denoisers, images, noise, "test", count)
+    return sweep_strengths(denoisers, images, noise, "test", count)
 
 
 def identity(noisy: Images) -> Images:
@@ -106,8 +112,8 @@ def test_the_strengths_are_listed_from_weak_noise_to_strong(images: ImageSet, ki
 
 
 def test_the_error_of_handing_images_through_is_the_strengths_whatever_the_configured_one(images: ImageSet) -> None:
-    x = datasets.read(images)
-    for kinds in ((Gaussian(), Poisson()), (Gaussian(variance=Range(low=0.1, high=0.2)), Poisson(peak=3))):
+    x = datasets.read_images(images)
+    for kinds in ((Gaussian(), Poisson()), (Gaussian(variance=StrengthRange(low=0.1, high=0.2)), Poisson(peak=3))):
         table = swept(images, NoiseConfig(kinds=kinds, file_share=0), raw=identity)
         np.testing.assert_allclose(curve(table, "gaussian", "raw"), STRENGTHS["gaussian"], rtol=0.05)
         np.testing.assert_allclose(
@@ -130,7 +136,7 @@ def test_everyone_restores_the_same_pixels_and_nothing_is_the_clipped_image(imag
         np.testing.assert_array_equal(first, second)
     for kind in STRENGTHS:
         assert curve(table, kind, "one") == curve(table, kind, "nothing")
-    gaussian = np.array(seen["one"][: len(STRENGTHS["gaussian"])]) - datasets.read(images)
+    gaussian = np.array(seen["one"][: len(STRENGTHS["gaussian"])]) - datasets.read_images(images)
     for noise, variance in zip(gaussian, STRENGTHS["gaussian"], strict=True):  # one draw, scaled
         np.testing.assert_allclose(noise / np.sqrt(variance), gaussian[0] / np.sqrt(0.0025), atol=1e-4)
 
@@ -138,7 +144,7 @@ def test_everyone_restores_the_same_pixels_and_nothing_is_the_clipped_image(imag
 def test_a_sweep_is_reproducible_and_depends_on_seed_split_clipping_and_count(images: ImageSet) -> None:
     config = NoiseConfig(kinds=(Gaussian(),))
     tables = [
-        sweep({"raw": identity}, images, noise, split, count)["mse"].to_numpy()
+        sweep_strengths({"raw": identity}, images, noise, split, count)["mse"].to_numpy()
         for noise, split, count in [
             (config, "test", 60),
             (config, "test", 1000),  # more than there are
@@ -164,8 +170,8 @@ def test_a_strength_lies_inside_of_a_range_or_is_weaker_or_stronger_noise(
     kind: str, low: float, high: float, expected: list[str]
 ) -> None:
     order = STRENGTHS[kind]
-    assert [place(Range(low=low, high=high), order, strength) for strength in order] == expected
-    assert {place(setting, order, order[0]) for setting in (0.1, "grey_levels")} == {""}
+    assert [classify_strength(StrengthRange(low=low, high=high), order, strength) for strength in order] == expected
+    assert {classify_strength(setting, order, order[0]) for setting in (0.1, "grey_levels")} == {""}
 
 
 @pytest.mark.parametrize("name", ["blind.yaml"])
@@ -173,8 +179,8 @@ def test_the_blind_configuration_is_measured_on_both_sides_of_each_range(name: s
     from dae.config import loading
 
     config = loading.load(Path(__file__).parents[2] / "configs" / name)
-    for kind, trained in robustness.strengths_of(config.noise).items():
-        found = [place(trained, STRENGTHS[kind], strength) for strength in STRENGTHS[kind]]
+    for kind, trained in robustness.configured_strengths(config.noise).items():
+        found = [classify_strength(trained, STRENGTHS[kind], strength) for strength in STRENGTHS[kind]]
         assert min(found.count("weaker"), found.count("stronger")) >= 2
         assert found.count("inside") >= 5
 
@@ -183,7 +189,7 @@ def test_models_are_compared_on_the_first_ones_terms_and_the_result_is_logged_to
     logged: Logged,
 ) -> None:
     blind, other = logged.blind, logged.fixed
-    table, figure = compare([blind, other], "test", 30)
+    table, figure = compare_robustness([blind, other], "test", 30)
     names = ["nothing", *(uri.removeprefix("models:/") for uri in (blind, other))]
     assert set(table["kind"]) == {"gaussian", "poisson"}
     assert table["restored_by"].unique().tolist() == names
@@ -194,13 +200,15 @@ def test_models_are_compared_on_the_first_ones_terms_and_the_result_is_logged_to
     assert [axis.get_xlim()[0] < axis.get_xlim()[1] for axis in figure.axes] == [True, False]  # weak noise on the left
 
     client = connect()
-    run_id = models.locate(blind).run_id
+    run_id = models.locate_model(blind).run_id
     stored = pd.read_csv(io.StringIO(Path(client.download_artifacts(run_id, "strengths.csv")).read_text()))
     pd.testing.assert_frame_equal(stored.fillna({"trained": ""}), table)
     with Image.open(client.download_artifacts(run_id, "figures/strengths.png")) as picture:
         assert picture.format == "PNG"
     assert not [
-        found.path for found in client.list_artifacts(models.locate(other).run_id) if found.path == "strengths.csv"
+        found.path
+        for found in client.list_artifacts(models.locate_model(other).run_id)
+        if found.path == "strengths.csv"
     ]
 
 
@@ -211,25 +219,25 @@ def test_models_with_other_held_out_images_are_not_compared(source: Path) -> Non
         for change in ({"seed": 1}, {"validation": 30})
     )
     other_noise = config.model_copy(update={"noise": NoiseConfig(kinds=(Poisson(),))})
-    assert same_images({"a": config, "b": other_noise}, "test").count == 60
+    assert require_same_images({"a": config, "b": other_noise}, "test").count == 60
     with pytest.raises(ConfigError, match="models must have the same test images; b has others than a"):
-        same_images({"a": config, "b": drawn_anew}, "test")
+        require_same_images({"a": config, "b": drawn_anew}, "test")
     with pytest.raises(ConfigError, match="same validation images; c has others than a"):
-        same_images({"a": config, "b": other_noise, "c": fewer}, "validation")
+        require_same_images({"a": config, "b": other_noise, "c": fewer}, "validation")
 
 
 @pytest.mark.usefixtures("mlflow_store")
 @pytest.mark.parametrize("uri", ["models:/dae@champion", "models:/m-0123456789abcdef0123456789abcdef", "no/such/path"])
 def test_a_model_that_does_not_exist_is_refused_by_its_uri(uri: str) -> None:
     with pytest.raises(ModelError, match=f"no model {uri} at sqlite:///"):
-        compare([uri], "test", 30)
+        compare_robustness([uri], "test", 30)
 
 
 def test_a_figure_has_a_panel_for_each_kind_whatever_their_number(images: ImageSet) -> None:
     kinds = (Gaussian(), Poisson(), Speckle())
     table = swept(images, NoiseConfig(kinds=kinds, file_share=0), raw=identity)
-    trained = {"raw": {"gaussian": Range(low=0.01, high=0.2), "poisson": "grey_levels", "speckle": 0.5}}
-    drawn: Figure = figures.strengths(table, trained)
+    trained = {"raw": {"gaussian": StrengthRange(low=0.01, high=0.2), "poisson": "grey_levels", "speckle": 0.5}}
+    drawn: Figure = figures.plot_robustness(table, trained)
     assert [axis.get_title() for axis in drawn.axes] == ["gaussian", "poisson", "speckle"]
     assert [len(axis.patches) for axis in drawn.axes] == [1, 0, 0]
     assert [len(axis.lines) for axis in drawn.axes] == [2, 2, 3]  # two curves, and where it was trained

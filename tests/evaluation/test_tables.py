@@ -5,8 +5,8 @@ from typing import Any, Literal
 from dae.config.schema import GateConfig
 from dae.evaluation.tables import SCORES_HEADER, kind_label, score_rows
 from dae.promotion import gate
-from dae.promotion.reports import headline, question, verdict_markdown
-from dae.promotion.schemas import Candidate, Decision, Evidence, ModelVersion
+from dae.promotion.reports import approval_question, headline, verdict_markdown
+from dae.promotion.schemas import Candidate, Decision, GateInputs, ModelVersion
 from dae.schemas import Quality, Scores, SplitScores
 
 
@@ -29,7 +29,9 @@ def version(
     policy: GateConfig, event: Literal["promoted", "refused", "forced"] | None = None, **fields: Any
 ) -> ModelVersion:
     """Return what became of version 7 under a policy without a trial: what the gate says, or what a person made of it."""
-    verdict = gate.judge(Evidence(scores=scores()), policy.model_copy(update={"works": None, "clean_input": None}))
+    verdict = gate.evaluate_gate(
+        GateInputs(scores=scores()), policy.model_copy(update={"smoke_test": None, "clean_input": None})
+    )
     decision = Decision(event=event or verdict.word, verdict=verdict, who="ada", **fields)
     return ModelVersion(name="dae", version="7", model_uri="models:/m-1", decision=decision, aliases=())
 
@@ -80,7 +82,7 @@ def test_scores_with_a_hole_are_reported_with_a_hole() -> None:
 
 
 def test_the_headline_of_a_promotion_names_the_version() -> None:
-    assert headline(version(GateConfig(beat_nothing=False))) == "Promoted: dae version 7 is the champion."
+    assert headline(version(GateConfig(beat_noisy_input=False))) == "Promoted: dae version 7 is the champion."
 
 
 def test_the_headline_of_a_refusal_says_that_the_champion_stays() -> None:
@@ -94,14 +96,14 @@ def test_the_headlines_of_force_of_a_dry_run_and_of_a_persons_refusal() -> None:
     assert forced.startswith("FORCED by ada: dae version 7 is the champion, though the gate refused it")
     assert "demo on Friday" in forced
     assert "would be refused; no alias was moved" in headline(version(GateConfig(), dry_run=True))
-    by_hand = headline(version(GateConfig(beat_nothing=False), "refused", reason="not approved by ada: blurred"))
+    by_hand = headline(version(GateConfig(beat_noisy_input=False), "refused", reason="not approved by ada: blurred"))
     assert by_hand.endswith("The gate lets it pass, but: not approved by ada: blurred.")
 
 
 def test_the_question_to_a_person_shows_the_verdict() -> None:
     candidate = Candidate(name="dae", version="7", run_id="r", model_uri="models:/m-1")
     verdict = version(GateConfig()).verdict.model_copy(update={"champion": "3"})
-    text = question(candidate, verdict, GateConfig(force="demo on Friday"))
+    text = approval_question(candidate, verdict, GateConfig(force="demo on Friday"))
     assert text.startswith("May dae version 7 become the champion in place of version 3?")
     assert "**forced**: demo on Friday" in text
     assert "- **failed**: val_mse_poisson" in text
@@ -119,5 +121,5 @@ def test_the_markdown_holds_the_verdict_every_check_and_the_table() -> None:
 
 
 def test_the_markdown_of_an_empty_policy_says_why_nothing_was_promoted() -> None:
-    text = verdict_markdown(version(GateConfig(max_val_mse=None, beat_nothing=False)), scores())
+    text = verdict_markdown(version(GateConfig(max_val_mse=None, beat_noisy_input=False)), scores())
     assert "- **failed**: the policy asks for no quality" in text

@@ -32,7 +32,7 @@ TINY = [
     "data.test_limit=60",
     "train.epochs=1",
     "model.width=8",
-    "gate.works=null",
+    "gate.smoke_test=null",
 ]
 NAME = "dae-smoke"
 
@@ -62,8 +62,8 @@ def waiting(
     policy = GateConfig(
         max_val_mse=0.9,
         clean_input=None,
-        beat_nothing=False,
-        works=None,
+        beat_noisy_input=False,
+        smoke_test=None,
         approval_hours=getattr(request, "param", 600) / 3600,
     )
     with ThreadPoolExecutor(1) as pool:
@@ -84,15 +84,15 @@ def paused(future: Future[Any]) -> UUID:
 
 def test_it_is_promoted_once_a_person_approves(waiting: tuple[Future[PromotionResult], UUID]) -> None:
     future, flow_run = waiting
-    assert registry.champion(NAME) is None
+    assert registry.find_champion(NAME) is None
     answered = CliRunner().invoke(app, ["approve", str(flow_run), "--yes", "--comment", "looks fine"])
     assert answered.exit_code == 0, answered.stderr
     assert answered.stdout == f"Approved: flow run {flow_run} goes on.\n"
     decision = future.result(timeout=120).version.decision
     assert decision.event == "promoted"
-    assert "approved by ada; looks fine" in audit_log.read(NAME)[-1].reason
-    assert registry.champion(NAME) == "1"
-    registry.point(NAME, registry.CHAMPION, None)  # for the tests that come
+    assert "approved by ada; looks fine" in audit_log.read_entries(NAME)[-1].reason
+    assert registry.find_champion(NAME) == "1"
+    registry.set_alias(NAME, registry.CHAMPION, None)  # for the tests that come
 
 
 def test_it_is_refused_by_a_person_and_the_reason_is_kept(waiting: tuple[Future[PromotionResult], UUID]) -> None:
@@ -102,8 +102,8 @@ def test_it_is_refused_by_a_person_and_the_reason_is_kept(waiting: tuple[Future[
     decision = future.result(timeout=120).version.decision
     assert (decision.event, decision.reason) == ("refused", "not approved by ada: blurred")
     assert decision.verdict.promoted
-    assert registry.champion(NAME) is None
-    assert registry.version(NAME, "1").tags["verdict"] == "refused"
+    assert registry.find_champion(NAME) is None
+    assert registry.get_version(NAME, "1").tags["verdict"] == "refused"
 
 
 @pytest.mark.parametrize("waiting", [3], indirect=True)
@@ -121,7 +121,7 @@ def test_a_run_that_is_cancelled_while_it_waits_is_an_error_and_decides_nothing(
     waiting: tuple[Future[PromotionResult], UUID],
 ) -> None:
     future, flow_run = waiting
-    before = audit_log.read(NAME)
+    before = audit_log.read_entries(NAME)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run, Cancelled(), force=True)
     with pytest.raises(Abort, match="cancelled"):
@@ -130,7 +130,7 @@ def test_a_run_that_is_cancelled_while_it_waits_is_an_error_and_decides_nothing(
         state = client.read_flow_run(flow_run).state
     assert state is not None
     assert state.is_cancelled()
-    assert audit_log.read(NAME) == before
+    assert audit_log.read_entries(NAME) == before
 
 
 def test_a_training_run_that_is_cancelled_while_it_waits_ends_alike_in_mlflow(
@@ -145,13 +145,13 @@ def test_a_training_run_that_is_cancelled_while_it_waits_ends_alike_in_mlflow(
             client.set_flow_run_state(paused(future), Cancelled(), force=True)
         with pytest.raises(Abort, match="cancelled"):
             future.result(timeout=120)
-    run = connect().get_run(str(registry.version("cancelled", "1").run_id))
+    run = connect().get_run(str(registry.get_version("cancelled", "1").run_id))
     assert run.info.status == "KILLED"
 
 
 def test_nobody_is_asked_about_a_version_that_is_refused_anyway(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAE_HOME", str(trained))
-    policy = GateConfig(max_val_mse=1e-9, beat_nothing=False, works=None, approval_hours=1)
+    policy = GateConfig(max_val_mse=1e-9, beat_noisy_input=False, smoke_test=None, approval_hours=1)
     result = promote_version(PromotionRequest(version="1", model_name=NAME, gate=policy))
     assert result.version.decision.event == "refused"
     assert "is above" in result.version.decision.reason

@@ -24,7 +24,7 @@ from dae.evaluation.scores import evaluate
 from dae.monitoring import staleness
 from dae.monitoring.staleness import StalenessPolicy
 from dae.networks import build
-from dae.networks.predict import denoiser
+from dae.networks.predict import make_denoiser
 from dae.promotion import registry
 from dae.schemas import Scores, TrainedModel
 from dae.tracking import log_model, run_logging
@@ -130,17 +130,17 @@ def fallen_champion(home: Path) -> str:
     np.save(home / "own.npy", random.integers(0, 256, (120, SIDE, SIDE, 1), np.uint8))
     images = datasets.ingest(CONFIG.data)
     noisy = noisy_datasets.corrupt_sets(images, CONFIG.noise)
-    network = build.build(CONFIG.model, (SIDE, SIDE, 1))
+    network = build.build_network(CONFIG.model, (SIDE, SIDE, 1))
     with open_run(CONFIG, "none") as run_id:
         run_logging.log_inputs(run_id, images, noisy)
         example = np.zeros((1, SIDE, SIDE, 1), np.float32)
-        model_id, uri = log_model.log(run_id, network, example, "watched")
-        scores, _ = evaluate(denoiser(network), noisy, uri)
+        model_id, uri = log_model.log_model(run_id, network, example, "watched")
+        scores, _ = evaluate(make_denoiser(network), noisy, uri)
         run_logging.log_scores(run_id, tenth(scores))
     figures = {"epochs": 1, "best_epoch": 1, "best_val_mse": 0.1, "parameters": 1, "seconds": 1.0}
     model = TrainedModel.model_validate({"run_id": run_id, "model_id": model_id, "model_uri": uri, **figures})
     version = registry.register(CONFIG, model, scores, images.digest, noisy).version
-    registry.point("watched", registry.CHAMPION, version)
+    registry.set_alias("watched", registry.CHAMPION, version)
     return version
 
 
@@ -180,4 +180,4 @@ def test_new_images_that_were_judged_are_trained_on(
     assert result.outcome == "retrain"
     assert result.staleness.images is not None
     (run,) = asked(client, retrain)
-    assert run.parameters["config"]["data"]["also"] == "incoming"
+    assert run.parameters["config"]["data"]["extra_source"] == "incoming"

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from dae.config.schema import ModelConfig, PipelineConfig
-from dae.inference.resume import Finished
+from dae.inference.resume import FinishedFile
 from dae.networks import build
-from dae.schemas import TrainedOn
+from dae.schemas import TrainingDomain
 from dae.tracking import log_model, models
 from dae.tracking.client import connect
 from dae.tracking.runs import NEEDED_UNTIL, open_run
@@ -28,10 +28,10 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "mlflow_store")
 @pytest.fixture
 def champion(mlflow_store: Path) -> str:
     keras.utils.set_random_seed(0)
-    model = build.build(ModelConfig(width=8, deep_width=8), (28, 28, 1))
-    trained = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.0, 0.3), intensity=(0.0, 1.0))
+    model = build.build_network(ModelConfig(width=8, deep_width=8), (28, 28, 1))
+    trained = TrainingDomain(image_shape=(28, 28, 1), noise_sigma=(0.0, 0.3), intensity=(0.0, 1.0))
     with open_run(PipelineConfig(), "none") as run_id:
-        _, uri = log_model.log(run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae", trained)
+        _, uri = log_model.log_model(run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae", trained)
     client = connect()
     client.create_registered_model("dae")
     client.create_model_version("dae", uri, run_id)
@@ -55,9 +55,9 @@ def test_a_folder_is_done_once_whatever_happens_to_single_files(champion: str, t
     assert all(f"{file}: must be a" in str(caught.value) for file in bad)
     done = {number: out / "deep" / f"{number}.png" for number in range(5)}
     times = {number: file.stat().st_mtime_ns for number, file in done.items()}
-    record = Finished.model_validate_json((out / ".dae" / "deep" / "0.png.json").read_text())
+    record = FinishedFile.model_validate_json((out / ".dae" / "deep" / "0.png.json").read_text())
     assert record.model == champion
-    kept = connect().get_run(models.locate(champion).run_id).data.tags[NEEDED_UNTIL]
+    kept = connect().get_run(models.locate_model(champion).run_id).data.tags[NEEDED_UNTIL]
     assert float(kept) > time.time() + 3600  # from dae gc
 
     for file in bad:

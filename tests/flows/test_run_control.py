@@ -47,13 +47,13 @@ def test_a_limit_that_is_no_number_above_0_is_refused(said: str, monkeypatch: py
 
 def test_nobody_is_waited_for_longer_than_a_run_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(run_control.HOURS, "6")
-    run_control.require_time(None)
-    run_control.require_time(5.9)
+    run_control.require_approval_time(None)
+    run_control.require_approval_time(5.9)
     for hours in (6, 48):
         with pytest.raises(ConfigError, match=f"approval_hours must be below .* 6 hours .* received {hours}"):
-            run_control.require_time(hours)
+            run_control.require_approval_time(hours)
     monkeypatch.delenv(run_control.HOURS)
-    run_control.require_time(48)
+    run_control.require_approval_time(48)
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -78,7 +78,7 @@ def test_a_flow_that_takes_longer_than_its_limit_times_out(monkeypatch: pytest.M
 @flow(name="of-a-test-on-time")
 def on_time() -> str:
     """Do what the real flows do first."""
-    if (state := run_control.superseded()) is not None:
+    if (state := run_control.find_superseding_state()) is not None:
         return state  # type: ignore[return-value]
     return "went ahead"
 
@@ -121,7 +121,7 @@ def ended(client: SyncPrefectClient, run: FlowRun) -> tuple[str | None, str | No
 
 
 def test_outside_of_a_deployment_nothing_is_superseded(prefect_server: None) -> None:
-    assert run_control.superseded() is None
+    assert run_control.find_superseding_state() is None
     assert on_time() == "went ahead"
 
 

@@ -39,7 +39,7 @@ TINY = [
     "data.test_limit=120",
     "train.epochs=1",
     "model.width=8",
-    "gate.works=null",
+    "gate.smoke_test=null",
 ]
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "mlflow_store")
@@ -134,7 +134,7 @@ def test_a_version_is_the_scored_model_with_its_verdict_and_origin(three: Finish
 def test_the_scores_are_those_of_the_logged_model(three: Finished) -> None:
     config, result = three.configs[0], three.results[0]
     noisy = noisy_datasets.corrupt_sets(datasets.ingest(config.data), config.noise)
-    model = models.load(result.model.model_uri)
+    model = models.load_model(result.model.model_uri)
     for stored, scores in ((noisy.validation, result.scores.validation), (noisy.test, result.scores.test)):
         damaged, clean, kinds = noisy_datasets.read_block(stored, slice(None))
         error = np.mean((model.predict(damaged, verbose=0).astype(np.float64) - clean) ** 2, axis=(1, 2, 3))
@@ -160,16 +160,20 @@ def test_a_refusal_is_registered_and_ends_well(three: Finished) -> None:
 
 def test_the_champion_is_the_version_promoted_last(three: Finished) -> None:
     assert [result.version.aliases for result in three.results] == [("champion",), (), ("champion",)]
-    assert registry.champion("dae-smoke") == three.results[2].version.version == "3"
+    assert registry.find_champion("dae-smoke") == three.results[2].version.version == "3"
     verdicts = [(record["verdict"], record["model_version"]) for record in tables.as_records(tables.read_runs())]
     assert verdicts == [("promoted", "3"), ("refused", "2"), ("promoted", "1")]
 
 
 def test_the_ledger_tells_the_story_of_the_runs(three: Finished) -> None:
-    story = [(entry.event, entry.version, entry.against, entry.champion) for entry in audit_log.read("dae-smoke")]
+    story = [
+        (entry.event, entry.version, entry.against, entry.champion) for entry in audit_log.read_entries("dae-smoke")
+    ]
     assert story == [("promoted", "1", None, "1"), ("refused", "2", "1", "1"), ("promoted", "3", "1", "3")]
-    assert [entry.run_id for entry in audit_log.read("dae-smoke")] == [result.run_id for result in three.results]
-    assert audit_log.state("dae-smoke").unsettled == ()
+    assert [entry.run_id for entry in audit_log.read_entries("dae-smoke")] == [
+        result.run_id for result in three.results
+    ]
+    assert audit_log.read_state("dae-smoke").unsettled == ()
 
 
 def test_the_third_met_the_champion_on_the_same_images(three: Finished) -> None:

@@ -45,15 +45,15 @@ def test_two_flows_at_once_end_with_the_better_champion(
             outputs = [process.communicate(timeout=400)[0] for process in both]
             codes = [process.returncode for process in both]
             assert set(codes) <= {0, 10}, "\n".join(outputs)
-            entries = audit_log.read(NAME)
-            errors = {version.version: float(version.tags["best_val_mse"]) for version in registry.versions(NAME)}
+            entries = audit_log.read_entries(NAME)
+            errors = {version.version: float(version.tags["best_val_mse"]) for version in registry.list_versions(NAME)}
             better = str(min(errors, key=lambda version: errors[version]))
-            assert registry.aliases(NAME) == {"champion": better}
+            assert registry.list_aliases(NAME) == {"champion": better}
             assert len(entries) == len(errors) == 2
             assert entries[-1].champion == better
             assert [entry.event for entry in entries] in (["promoted", "promoted"], ["promoted", "refused"])
             assert entries[1].against == entries[0].version
-            assert audit_log.state(NAME).unsettled == ()
+            assert audit_log.read_state(NAME).unsettled == ()
             shown = subprocess.run(
                 [sys.executable, "-m", "dae.cli", "models", "--name", NAME, "--json"],
                 env=os.environ,

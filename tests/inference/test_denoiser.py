@@ -19,22 +19,22 @@ from dae.config.schema import ModelConfig, PipelineConfig
 from dae.data.arrays import DataError
 from dae.inference import files, resume
 from dae.inference.denoiser import ImageDenoiser
-from dae.inference.files import Job, PlanError, plan_files
+from dae.inference.files import FileJob, PlanError, plan_files
 from dae.networks import autoencoder, build
-from dae.networks.predict import denoiser as plain
-from dae.schemas import Images, TrainedOn
+from dae.networks.predict import make_denoiser as plain
+from dae.schemas import Images, TrainingDomain
 from dae.tracking import log_model, models
 from dae.tracking.client import connect
 from dae.tracking.runs import open_run
 
-TRAINED = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
+TRAINED = TrainingDomain(image_shape=(28, 28, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
 
 
 @functools.cache
 def network(channels: int) -> keras.Model:
     """A small network whose every layer matters: as built, the last convolution of each block is zero."""
     keras.utils.set_random_seed(0)
-    model = build.build(ModelConfig(width=8, deep_width=8), (28, 28, channels))
+    model = build.build_network(ModelConfig(width=8, deep_width=8), (28, 28, channels))
     rng = np.random.default_rng(0)
     model.set_weights([weights + rng.normal(0, 0.05, weights.shape) for weights in model.get_weights()])
     return model
@@ -111,7 +111,7 @@ def test_a_model_of_fixed_size_takes_any_size_too(size: tuple[int, int]) -> None
 
 def test_the_articles_network_restores_a_larger_image() -> None:
     noisy = image(50, 61)
-    assert ImageDenoiser(autoencoder.article(), "article")(noisy).shape == noisy.shape
+    assert ImageDenoiser(autoencoder.build_autoencoder(), "article")(noisy).shape == noisy.shape
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 300), (300, 3)])
@@ -152,7 +152,7 @@ def test_arrays_unlike_the_training_images_are_warned_about() -> None:
 
 def test_a_model_is_loaded_by_alias_with_what_it_was_trained_on(mlflow_store: Path, tmp_path: Path) -> None:
     with open_run(PipelineConfig(), "none") as run_id:
-        _, uri = log_model.log(run_id, network(1), np.zeros((1, 28, 28, 1), np.float32), "dae", TRAINED)
+        _, uri = log_model.log_model(run_id, network(1), np.zeros((1, 28, 28, 1), np.float32), "dae", TRAINED)
     client = connect()
     client.create_registered_model("dae")
     client.create_model_version("dae", uri, run_id)
@@ -161,7 +161,7 @@ def test_a_model_is_loaded_by_alias_with_what_it_was_trained_on(mlflow_store: Pa
     assert (loaded.name, loaded.trained_on) == ("models:/dae/1", TRAINED)
     noisy = (image(2, 20, 20) * 255).astype(np.uint8)
     np.testing.assert_array_equal(loaded(noisy), ImageDenoiser(network(1), "")(noisy))
-    assert models.resolve("models:/dae@champion") == "models:/dae/1"
+    assert models.resolve_reference("models:/dae@champion") == "models:/dae/1"
 
     network(1).save(tmp_path / "saved.keras")
     of_file = dae.load(str(tmp_path / "saved.keras"))
@@ -180,7 +180,7 @@ def test_a_model_is_loaded_by_alias_with_what_it_was_trained_on(mlflow_store: Pa
         with pytest.raises(models.ModelError):
             dae.load(missing)
         with pytest.raises(models.ModelError):
-            models.resolve(missing)
+            models.resolve_reference(missing)
 
 
 def save(path: Path, pixels: np.ndarray | None = None) -> Path:
@@ -190,7 +190,7 @@ def save(path: Path, pixels: np.ndarray | None = None) -> Path:
     return path
 
 
-def places(jobs: tuple[Job, ...], out: Path) -> list[str]:
+def places(jobs: tuple[FileJob, ...], out: Path) -> list[str]:
     return [str(job.output.relative_to(out)) for job in jobs]
 
 
@@ -214,7 +214,7 @@ def test_files_folders_and_patterns_are_planned_with_their_places(photos: Path, 
 def test_a_file_given_twice_is_planned_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (job,) = plan_files(["photos/a.png", str(photos / "a.png"), "./photos/*.png"], tmp_path / "out")
-    assert job == Job(input=Path("photos/a.png"), output=tmp_path / "out" / "a.png")
+    assert job == FileJob(input=Path("photos/a.png"), output=tmp_path / "out" / "a.png")
 
 
 def test_links_to_nothing_in_a_folder_are_planned_so_that_they_are_told(photos: Path, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_outputs_below_the_input_are_no_inputs(photos: Path) -> None:
 
 
 def test_a_single_file_may_go_to_a_file(photos: Path, tmp_path: Path) -> None:
-    job = Job(input=photos / "b.jpg", output=tmp_path / "new" / "x.JPEG")
+    job = FileJob(input=photos / "b.jpg", output=tmp_path / "new" / "x.JPEG")
     assert plan_files([str(photos / "b.jpg")], job.output) == (job,)
 
 
@@ -277,10 +277,10 @@ def test_a_link_to_an_input_is_not_written_to(photos: Path, tmp_path: Path) -> N
 
 def test_a_file_is_restored_as_an_array_is(tmp_path: Path) -> None:
     noisy = (image(70, 90, 3) * 255).astype(np.uint8)
-    job = Job(input=save(tmp_path / "a.png", noisy), output=tmp_path / "out" / "a.png")
+    job = FileJob(input=save(tmp_path / "a.png", noisy), output=tmp_path / "out" / "a.png")
     denoiser = ImageDenoiser(network(3), "small", tile=64)
     shares: list[float] = []
-    assert files.denoise_file(denoiser, job, progress=shares.append) == files.Outcome(**job.model_dump())
+    assert files.denoise_file(denoiser, job, progress=shares.append) == files.FileResult(**job.model_dump())
     with Image.open(job.output) as found:
         np.testing.assert_array_equal(np.asarray(found), denoiser(noisy))
     assert sum(shares) == pytest.approx(1)
@@ -288,7 +288,7 @@ def test_a_file_is_restored_as_an_array_is(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_there_is_replaced_only_when_told(tmp_path: Path) -> None:
-    job = Job(input=save(tmp_path / "a.png"), output=tmp_path / "out.png")
+    job = FileJob(input=save(tmp_path / "a.png"), output=tmp_path / "out.png")
     job.output.write_bytes(b"mine")
     denoiser = ImageDenoiser(network(1), "small")
     outcome = files.denoise_file(denoiser, job)
@@ -306,7 +306,7 @@ def test_whatever_goes_wrong_leaves_the_old_file_and_no_half_written_one(tmp_pat
         ) -> np.ndarray:
             raise error
 
-    job = Job(input=save(tmp_path / "in" / "a.png"), output=tmp_path / "out" / "a.png")
+    job = FileJob(input=save(tmp_path / "in" / "a.png"), output=tmp_path / "out" / "a.png")
     save(job.output)
     before = job.output.read_bytes()
     failing = Failing(network(1), "failing")
@@ -335,7 +335,7 @@ class Meanwhile(ImageDenoiser):
 
 
 def test_what_comes_to_be_there_while_a_file_is_restored_is_not_replaced(tmp_path: Path) -> None:
-    job = Job(input=save(tmp_path / "a.png"), output=tmp_path / "out" / "a.png")
+    job = FileJob(input=save(tmp_path / "a.png"), output=tmp_path / "out" / "a.png")
     denoiser = Meanwhile(lambda: job.output.write_bytes(b"mine"))
     told = files.denoise_file(denoiser, job).error
     assert told == f"{job.output}: must not be there yet, unless it may be overwritten; found a file"
@@ -346,7 +346,7 @@ def test_what_comes_to_be_there_while_a_file_is_restored_is_not_replaced(tmp_pat
 
 
 def test_a_link_to_nothing_at_the_output_is_not_replaced(tmp_path: Path) -> None:
-    job = Job(input=save(tmp_path / "a.png"), output=tmp_path / "out.png")
+    job = FileJob(input=save(tmp_path / "a.png"), output=tmp_path / "out.png")
     job.output.symlink_to("gone")
     told = files.denoise_file(ImageDenoiser(network(1), "small"), job).error
     assert "out.png: must not be there yet" in str(told)
@@ -361,14 +361,14 @@ def test_an_output_that_cannot_be_written_is_told_before_any_work(tmp_path: Path
         (tmp_path / "file" / "deep" / "a.png", f"must lie in a folder; found {tmp_path / 'file'}, which is none"),
         (tmp_path / "folder.png", "must be a file; found a folder"),
     ):
-        outcome = files.denoise_file(Meanwhile(pytest.fail), Job(input=source, output=output), overwrite=True)
+        outcome = files.denoise_file(Meanwhile(pytest.fail), FileJob(input=source, output=output), overwrite=True)
         assert outcome.error == f"{output}: {found}"
 
 
 def test_a_folder_that_may_not_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(DataError, match=r"must lie in a folder that can be written to; found .*, which cannot"):
-        files.require_place(tmp_path / "new" / "a.png", overwrite=False)
+        files.require_writable_output(tmp_path / "new" / "a.png", overwrite=False)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_what_is_not_finite_before_or_after_is_refused(tmp_path: Path, value: fl
     np.save(tmp_path / "a.npy", pixels)
     gain = keras.Input((None, None, 1))
     denoiser = ImageDenoiser(keras.Model(gain, keras.layers.Rescaling(2.0)(gain)), "gain", TRAINED)
-    outcome = files.denoise_file(denoiser, Job(input=tmp_path / "a.npy", output=tmp_path / "out.npy"), anyway=True)
+    outcome = files.denoise_file(denoiser, FileJob(input=tmp_path / "a.npy", output=tmp_path / "out.npy"), anyway=True)
     assert str(outcome.error).startswith(f"{tmp_path / 'a.npy'}: {message}")
     assert not (tmp_path / "out.npy").exists()
     with pytest.raises(ValueError, match="images: ") as caught:
@@ -492,6 +492,6 @@ def test_a_damaged_record_is_none_and_a_missing_input_is_told(batch: Batch) -> N
     batch.run()
     (batch.out / ".dae" / "a.png.json").write_text("{")
     assert batch.run() == {"a.png": "failed", "b.png": "skipped"}
-    jobs = (Job(input=batch.folder / "gone.png", output=batch.out / "gone.png"),)
+    jobs = (FileJob(input=batch.folder / "gone.png", output=batch.out / "gone.png"),)
     (outcome,) = resume.denoise_unfinished(jobs, batch.out, "m", batch.load)
     assert "gone.png: cannot be read" in str(outcome.error)

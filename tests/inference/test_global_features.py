@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 def network(channels: int = 1) -> keras.Model:
     """A network whose every weight counts, the global features above all."""
-    model = build.build(ModelConfig(width=4, deep_width=4), (28, 28, channels))
+    model = build.build_network(ModelConfig(width=4, deep_width=4), (28, 28, channels))
     draw = np.random.default_rng(1)
     model.set_weights([draw.normal(0, 0.3, weight.shape).astype(np.float32) for weight in model.get_weights()])
     return model
@@ -53,7 +53,7 @@ def test_tiles_are_restored_as_in_the_whole_image(model_channels: int, channels:
 
 def test_features_of_tiles_give_what_the_network_gives() -> None:
     model = network()
-    cut = global_features.Pooled(model)
+    cut = global_features.PooledModel(model)
     tiles = RNG.random((3, 40, 52, 1), np.float32)
     for tile in tiles:
         found = cut.restore(tile[None], cut.mean([tile[None]], 1))
@@ -68,5 +68,5 @@ def test_a_model_can_be_saved_after_it_was_put_to_tiles(tmp_path: object) -> Non
 
 
 def test_a_network_without_global_pooling_has_none() -> None:
-    assert not global_features.pools(autoencoder.article())
-    assert global_features.pools(network())
+    assert not global_features.pools_globally(autoencoder.build_autoencoder())
+    assert global_features.pools_globally(network())

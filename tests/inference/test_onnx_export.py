@@ -26,7 +26,7 @@ SHAPES = [(1, 28, 28), (7, 28, 28), (1, 8, 9), (3, 37, 53), (2, 64, 20)]
 
 def unet(channels: int = 1) -> keras.Model:
     """A small network whose every layer matters: as built, the last convolution of each block is zero."""
-    model = build.build(ModelConfig(width=8, deep_width=8), (28, 28, channels))
+    model = build.build_network(ModelConfig(width=8, deep_width=8), (28, 28, channels))
     rng = np.random.default_rng(0)
     model.set_weights([weights + rng.normal(0, 0.1, weights.shape) for weights in model.get_weights()])
     return model
@@ -45,7 +45,7 @@ def run_onnx(path: Path, noisy: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_file_gives_what_keras_gives_for_any_number_and_size_of_images(tmp_path: Path, channels: int) -> None:
     model = unet(channels)
-    made = onnx_export.to_onnx(model, tmp_path / "unet.onnx", size=(16, 20))
+    made = onnx_export.write_onnx(model, tmp_path / "unet.onnx", size=(16, 20))
     assert made.shapes[:2] == ((1, 16, 20, channels), (8, 16, 20, channels))
     assert made.difference <= 1e-5
     assert made.size == made.path.stat().st_size
@@ -58,15 +58,15 @@ def test_the_file_gives_what_keras_gives_for_any_number_and_size_of_images(tmp_p
 
 @pytest.mark.slow
 def test_the_articles_network_is_exported_for_its_own_size(tmp_path: Path) -> None:
-    model = autoencoder.article()
-    made = onnx_export.to_onnx(model, tmp_path / "article.onnx")
+    model = autoencoder.build_autoencoder()
+    made = onnx_export.write_onnx(model, tmp_path / "article.onnx")
     assert made.shapes == ((1, 28, 28, 1), (8, 28, 28, 1))
     noisy = np.random.default_rng(1).random((3, 28, 28, 1), np.float32)
     np.testing.assert_allclose(run_onnx(made.path, noisy), model.predict_on_batch(noisy), rtol=0, atol=1e-5)
 
 
 def test_the_images_compared_carry_noise_that_leaves_the_range() -> None:
-    one, several = onnx_export.images([(16, 20, 3)])
+    one, several = onnx_export.make_test_images([(16, 20, 3)])
     assert (one.shape, several.shape) == ((1, 16, 20, 3), (8, 16, 20, 3))
     assert several.min() < 0
     assert several.max() > 1
@@ -75,7 +75,7 @@ def test_the_images_compared_carry_noise_that_leaves_the_range() -> None:
 
 def test_outputs_that_differ_by_more_than_allowed_leave_no_file(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="must be within -1 of Keras's; they differ by"):
-        onnx_export.to_onnx(small(), tmp_path / "model.onnx", tolerance=-1.0)
+        onnx_export.write_onnx(small(), tmp_path / "model.onnx", tolerance=-1.0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -83,7 +83,7 @@ def test_outputs_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     model = small()
     model.set_weights([np.full_like(weights, np.nan) for weights in model.get_weights()])
     with pytest.raises(ExportError, match="they differ by nan"):
-        onnx_export.to_onnx(model, tmp_path / "unet.onnx")
+        onnx_export.write_onnx(model, tmp_path / "unet.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,7 +93,7 @@ def test_a_model_that_cannot_be_converted_is_refused_and_leaves_the_old_file(tmp
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     with pytest.raises(ExportError, match="cannot be converted"):
-        onnx_export.to_onnx(model, path, overwrite=True)
+        onnx_export.write_onnx(model, path, overwrite=True)
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("model.onnx", b"old")]
 
 
@@ -102,13 +102,13 @@ def test_an_existing_file_is_replaced_only_when_told(tmp_path: Path) -> None:
     path.write_bytes(b"mine")
     model = small()
     with pytest.raises(ExportError, match="must not exist yet"):
-        onnx_export.to_onnx(model, path)
+        onnx_export.write_onnx(model, path)
     assert path.read_bytes() == b"mine"
-    onnx_export.to_onnx(model, path, overwrite=True)
+    onnx_export.write_onnx(model, path, overwrite=True)
     onnx.checker.check_model(path)
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(ExportError, match="must not exist yet"):
-        onnx_export.to_onnx(model, tmp_path, overwrite=True)
+        onnx_export.write_onnx(model, tmp_path, overwrite=True)
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,15 +122,15 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_model_is_found_by_alias_version_uri_run_and_file(tmp_path: Path) -> None:
     model = unet()
     with open_run(PipelineConfig(), "none") as run_id:
-        _, uri = log_model.log(run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae")
+        _, uri = log_model.log_model(run_id, model, np.zeros((1, 28, 28, 1), np.float32), "dae")
     client = connect()
     client.create_registered_model("dae")
     client.create_model_version("dae", uri, run_id)
     client.set_registered_model_alias("dae", "champion", "1")
     for reference in ("models:/dae@champion", "models:/dae/1", "1"):
-        assert models.locate(reference) == models.Located("models:/dae/1", run_id, "dae", "1")
+        assert models.locate_model(reference) == models.ModelLocation("models:/dae/1", run_id, "dae", "1")
     for reference in (uri, run_id):
-        assert models.locate(reference) == models.Located(uri, run_id)
+        assert models.locate_model(reference) == models.ModelLocation(uri, run_id)
 
     made = onnx_export.export_model("models:/dae@champion", tmp_path / "champion.onnx")
     facts = {prop.key: prop.value for prop in onnx.load(made.path).metadata_props}
@@ -174,7 +174,7 @@ def test_a_run_without_a_model_says_so() -> None:
     with open_run(PipelineConfig(), "none") as run_id:
         pass
     with pytest.raises(models.ModelError, match=f"run {run_id} holds no model: it is FINISHED"):
-        models.locate(run_id)
+        models.locate_model(run_id)
 
 
 @pytest.mark.slow

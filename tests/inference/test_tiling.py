@@ -18,8 +18,8 @@ from dae.schemas import Images
 
 def restored(apply: tiling.Apply, image: Images, tile: int, overlap: int | None = None) -> Images:
     """Return an image whose sides lie on the grid, restored in tiles."""
-    rows, columns = (tiling.axis(length, min(tile, length), overlap) for length in image.shape[:2])
-    parts = list(tiling.bands(apply, lambda part: image[part], rows, columns))
+    rows, columns = (tiling.lay_tiles(length, min(tile, length), overlap) for length in image.shape[:2])
+    parts = list(tiling.restore_bands(apply, lambda part: image[part], rows, columns))
     stops = [part.stop for part, _ in parts]
     assert [part.start for part, _ in parts] == [0, *stops[:-1]]
     assert stops[-1] == len(image)
@@ -28,9 +28,9 @@ def restored(apply: tiling.Apply, image: Images, tile: int, overlap: int | None 
 
 @given(st.integers(8, 90), st.integers(0, 400), st.one_of(st.none(), st.integers(0, 4)))
 def test_tiles_cover_an_axis_with_weights_that_add_up_to_one(tile: int, more: int, eighths: int | None) -> None:
-    length = tiling.covered(tile + more, tile)
+    length = tiling.covered_length(tile + more, tile)
     assert 0 <= length - tile - more < tiling.CELL
-    laid = tiling.axis(length, tile, None if eighths is None else eighths * tile // 8)
+    laid = tiling.lay_tiles(length, tile, None if eighths is None else eighths * tile // 8)
     total = np.zeros(length)
     for start, weight in zip(laid.starts, laid.weights, strict=True):
         assert weight.min() >= 0
@@ -70,15 +70,15 @@ def test_no_more_than_a_band_is_read_at_a_time() -> None:
         read.append(part.stop - part.start)
         return image[part]
 
-    rows, columns = tiling.axis(640, 64), tiling.axis(96, 64)
-    bands = [len(band) for _, band in tiling.bands(lambda tiles: tiles, reading, rows, columns)]
+    rows, columns = tiling.lay_tiles(640, 64), tiling.lay_tiles(96, 64)
+    bands = [len(band) for _, band in tiling.restore_bands(lambda tiles: tiles, reading, rows, columns)]
     assert max(*read, *bands) == 64
 
 
 @functools.cache
 def network() -> Callable[[Images], Images]:
     """The default network, with weights that make what a tile holds as a whole matter for each of its pixels."""
-    model = build.build(ModelConfig(width=8, deep_width=8), (28, 28, 1))
+    model = build.build_network(ModelConfig(width=8, deep_width=8), (28, 28, 1))
     rng = np.random.default_rng(0)  # Keras draws from the process's own generator, as other threads do
     model.set_weights([rng.normal(0, np.hypot(0.1, each.std()), each.shape) for each in model.get_weights()])
 

@@ -38,11 +38,11 @@ SMALL = {
     "data": {"limit": 1200, "validation": 300, "test_limit": 300},
     "model": {"width": 8, "deep_width": 16},
     "train": {"epochs": 3, "batch_size": 32, "steps_per_epoch": None},
-    "gate": {"max_val_mse": 0.1, "clean_input": None, "beat_nothing": False, "champion": None},
+    "gate": {"max_val_mse": 0.1, "clean_input": None, "beat_noisy_input": False, "champion": None},
 }
 """Of every training here: a few seconds, and a gate that is open unless a test closes it."""
 LONG = ("--set", "train.epochs=2000")
-UNTRIED = ("--set", "gate.works=null")
+UNTRIED = ("--set", "gate.smoke_test=null")
 """For runs after which nobody asks whether the model works: it is not tried in a process of its own."""
 QUICK = """
 [server.services.scheduler]

@@ -91,7 +91,7 @@ def test_a_deployment_holds_a_whole_configuration(team: Team) -> None:
     with team.prefect() as client:
         config = client.read_deployment_by_name("train-denoiser/retrain").parameters["config"]
     assert set(config) == {"data", "noise", "model", "train", "gate", "tracking"}
-    assert config["gate"]["works"]["any_size"] is True
+    assert config["gate"]["smoke_test"]["any_size"] is True
 
 
 def test_a_file_that_is_wrong_changes_nothing(team: Team) -> None:

@@ -99,7 +99,7 @@ def test_it_fires_on_drift_stays_quiet_on_the_same_data_and_cools_down(team: Tea
     fired = checked(team)
     assert fired.startswith("retrain: "), fired
     (asked,) = retrainings(team)[: len(retrainings(team)) - before]
-    assert asked.parameters["config"]["data"]["also"] == "incoming"
+    assert asked.parameters["config"]["data"]["extra_source"] == "incoming"
     ended = wait(lambda: team.ended(str(asked.id)), 600)
     assert ended.state_name in ("Completed", "Refused"), ended.state
     assert (team.champion("dae") != champion) == (ended.state_name == "Completed")

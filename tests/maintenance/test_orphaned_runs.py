@@ -26,10 +26,10 @@ from dae.tracking import provenance
 from dae.tracking.client import FLOW_RUN, PROCESS, connect, experiment_id
 from dae.tracking.run_logging import log_metrics
 from dae.tracking.runs import open_run, read_resumable_config
-from flows.close_orphaned_runs import sweep
+from flows.close_orphaned_runs import close_orphaned_runs
 
 ELSEWHERE = json.dumps({"host": "elsewhere.example", "pid": 1, "began": 1.0})
-TELL = "from dae.tracking import provenance; print(provenance.process(), flush=True)"
+TELL = "from dae.tracking import provenance; print(provenance.describe_process(), flush=True)"
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def ended() -> str:
 
 
 def test_this_process_runs() -> None:
-    assert provenance.runs(provenance.process()) is True
+    assert provenance.is_running(provenance.describe_process()) is True
 
 
 def test_a_process_that_has_ended_does_not_run(ended: str) -> None:
-    assert provenance.runs(ended) is False
+    assert provenance.is_running(ended) is False
 
 
 def test_a_process_that_runs_is_seen_from_another_and_one_that_nobody_waited_for_is_not() -> None:
@@ -55,21 +55,21 @@ def test_a_process_that_runs_is_seen_from_another_and_one_that_nobody_waited_for
         assert child.stdin is not None
         assert child.stdout is not None
         told = child.stdout.readline().decode()
-        assert provenance.runs(told) is True
+        assert provenance.is_running(told) is True
         child.stdin.write(b"\n")
         child.stdin.flush()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is kept as a zombie
-        assert provenance.runs(told) is False
+        assert provenance.is_running(told) is False
 
 
 def test_another_process_of_the_same_number_is_not_taken_for_it() -> None:
-    said = json.loads(provenance.process())
-    assert provenance.runs(json.dumps(said | {"began": said["began"] - 60})) is False
+    said = json.loads(provenance.describe_process())
+    assert provenance.is_running(json.dumps(said | {"began": said["began"] - 60})) is False
 
 
 def test_of_another_machine_nothing_is_known() -> None:
-    said = json.loads(provenance.process())
-    assert provenance.runs(json.dumps(said | {"host": "elsewhere.example"})) is None
+    said = json.loads(provenance.describe_process())
+    assert provenance.is_running(json.dumps(said | {"host": "elsewhere.example"})) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_of_another_machine_nothing_is_known() -> None:
     ["", "x", "null", "[]", '"text"', "7", "{}", json.dumps({"host": socket.gethostname(), "pid": "x", "began": 1})],
 )
 def test_what_is_no_process_is_not_known(told: str) -> None:
-    assert provenance.runs(told) is None
+    assert provenance.is_running(told) is None
 
 
 # Closing
@@ -100,16 +100,20 @@ def status(run_id: str) -> tuple[str, str | None]:
 
 @pytest.mark.usefixtures("mlflow_store")
 def test_a_new_store_has_no_running_runs() -> None:
-    assert orphaned_runs.running() == []
+    assert orphaned_runs.find_running() == []
 
 
 @pytest.mark.usefixtures("mlflow_store")
 def test_running_runs_are_found_with_what_is_known_of_their_process(ended: str) -> None:
-    here, gone, unseen = made("a", provenance.process(), "here"), made("b", ended, "gone"), made("c", name="unseen")
+    here, gone, unseen = (
+        made("a", provenance.describe_process(), "here"),
+        made("b", ended, "gone"),
+        made("c", name="unseen"),
+    )
     over = made("d", ended)
     connect().set_terminated(over, "FAILED")
     made(None, ended)  # of somebody who works with MLflow beside the pipeline
-    assert {run.run_id: (run.name, run.flow_run_id, run.alive) for run in orphaned_runs.running()} == {
+    assert {run.run_id: (run.name, run.flow_run_id, run.alive) for run in orphaned_runs.find_running()} == {
         here: ("here", "a", True),
         gone: ("gone", "b", False),
         unseen: ("unseen", "c", None),
@@ -119,13 +123,13 @@ def test_running_runs_are_found_with_what_is_known_of_their_process(ended: str) 
 @pytest.mark.usefixtures("mlflow_store")
 def test_a_run_that_ended_or_was_resumed_meanwhile_is_left_alone(ended: str) -> None:
     client, finished, resumed = connect(), made("a", ended), made("b", ended)
-    found = {run.run_id: run for run in orphaned_runs.running()}
+    found = {run.run_id: run for run in orphaned_runs.find_running()}
     client.set_terminated(finished, "FINISHED")
     client.set_tag(resumed, FLOW_RUN, "another")
-    assert [orphaned_runs.close(found[run_id], "gone") for run_id in (finished, resumed)] == [False, False]
+    assert [orphaned_runs.close_run(found[run_id], "gone") for run_id in (finished, resumed)] == [False, False]
     assert [status(run_id) for run_id in (finished, resumed)] == [("FINISHED", None), ("RUNNING", None)]
-    never = orphaned_runs.Running(run_id="0" * 32, name="never", flow_run_id="a", alive=False)
-    assert orphaned_runs.close(never, "gone") is False
+    never = orphaned_runs.RunningRun(run_id="0" * 32, name="never", flow_run_id="a", alive=False)
+    assert orphaned_runs.close_run(never, "gone") is False
 
 
 @pytest.mark.usefixtures("mlflow_store")
@@ -136,14 +140,14 @@ def test_a_run_that_was_closed_keeps_what_it_has_and_can_be_resumed(ended: str) 
     client = connect()
     client.update_run(run_id, status="RUNNING")
     client.set_tag(run_id, PROCESS, ended)
-    (found,) = orphaned_runs.running()
-    assert orphaned_runs.close(found, "its process is gone")
+    (found,) = orphaned_runs.find_running()
+    assert orphaned_runs.close_run(found, "its process is gone")
     assert status(run_id) == ("KILLED", "its process is gone")
     assert client.get_run(run_id).data.metrics["val_mse"] == 0.5
     assert read_resumable_config(run_id[:8]).tracking.resume == run_id
     resumed = config.model_copy(update={"tracking": TrackingConfig(resume=run_id)})
     with open_run(resumed, "again"):
-        assert [run.alive for run in orphaned_runs.running()] == [True]
+        assert [run.alive for run in orphaned_runs.find_running()] == [True]
         assert status(run_id) == ("RUNNING", None)
 
 
@@ -172,9 +176,9 @@ def state_of(flow_run_id: str) -> State[Any]:
 
 GONE = "its process is gone from this machine"
 CASES: dict[str, tuple[Callable[[str], str | None], Callable[[], str], str | None]] = {
-    "its process works on it": (lambda _: provenance.process(), flow_run, None),
+    "its process works on it": (lambda _: provenance.describe_process(), flow_run, None),
     "its process works on it, whatever the server says": (
-        lambda _: provenance.process(),
+        lambda _: provenance.describe_process(),
         lambda: flow_run(Crashed(message="no heartbeat")),
         None,
     ),
@@ -197,12 +201,12 @@ def test_only_what_nothing_works_on_is_swept_and_a_dry_run_changes_nothing(ended
     runs = {name: made(flow_runs[name], process(ended), name) for name, (process, _, _) in CASES.items()}
     wanted = {runs[name]: reason for name, (_, _, reason) in CASES.items() if reason}
 
-    dry = sweep(dry_run=True)
+    dry = close_orphaned_runs(dry_run=True)
     assert dry.closed.keys() == wanted.keys()
     assert {status(run_id) for run_id in runs.values()} == {("RUNNING", None)}
     assert {name: state_of(flow_runs[name]).type for name in before} == before
 
-    done = sweep()
+    done = close_orphaned_runs()
     assert done.closed == dry.closed
     for run_id, reason in done.closed.items():
         assert reason.endswith(wanted[run_id])
@@ -215,14 +219,14 @@ def test_only_what_nothing_works_on_is_swept_and_a_dry_run_changes_nothing(ended
         name: each for name, each in before.items() if name != "killed"
     }
 
-    again = sweep()
+    again = close_orphaned_runs()
     assert (again.closed, set(again.left)) == ({}, set(done.left))
 
 
 @pytest.mark.usefixtures("prefect_server", "mlflow_store")
 def test_the_command_says_what_it_closes_and_counts_what_goes_on(ended: str, caplog: pytest.LogCaptureFixture) -> None:
     gone = made("none", ended, "lost")
-    made("none", provenance.process())
+    made("none", provenance.describe_process())
     for arguments, wanted in (
         (["--dry-run"], [f"sweep: would close {gone} (lost): {GONE}", "sweep: 1 to close, 1 running"]),
         ([], [f"sweep: closed {gone} (lost): {GONE}", "sweep: 1 closed, 1 running"]),

@@ -27,7 +27,7 @@ from dae.data import datasets
 from dae.data.arrays import DataError
 from dae.maintenance import compare_runs, reproduce, rerun
 from dae.maintenance.compare_runs import environment_differences
-from dae.maintenance.rerun import Code, RetrainingError
+from dae.maintenance.rerun import RerunError, SourceCode
 from dae.promotion import registry
 from dae.schemas import ImageSets
 from dae.tracking import runs
@@ -71,14 +71,14 @@ def dae(*arguments: str) -> tuple[int, str, str]:
 def test_a_score_agrees_within_the_tolerance_relative_to_the_recorded_one(
     recorded: float, found: float, tolerance: float, agrees: bool
 ) -> None:
-    (score,) = compare_runs.compare({"test_mse": recorded}, {"test_mse": found}, tolerance)
+    (score,) = compare_runs.compare_scores({"test_mse": recorded}, {"test_mse": found}, tolerance)
     assert score.agrees is agrees
     finite = math.isfinite(recorded) and math.isfinite(found) and recorded > 0
     assert score.difference == (found / recorded - 1 if finite else 0 if agrees else None)
 
 
 def test_a_score_that_one_side_lacks_does_not_agree() -> None:
-    found = compare_runs.compare(
+    found = compare_runs.compare_scores(
         {"test_mse": 0.1, "val_mse_poisson": 0.1}, {"test_mse": 0.1, "test_mse_poisson": 0.1}, 1
     )
     assert {each.name: each.agrees for each in found} == {
@@ -97,7 +97,7 @@ def test_scores_are_the_errors_of_the_model_not_its_curve_nor_those_of_doing_not
 @pytest.mark.parametrize("tolerance", [-0.01, NAN, math.inf])
 def test_what_is_no_tolerance_is_refused(tolerance: float) -> None:
     with pytest.raises(ConfigError, match="0 or more"):
-        compare_runs.require(tolerance)
+        compare_runs.require_tolerance(tolerance)
 
 
 # The configuration, and the code
@@ -106,18 +106,23 @@ def test_what_is_no_tolerance_is_refused(tolerance: float) -> None:
 def test_the_configuration_is_the_recorded_one_but_for_names_and_a_gate_that_does_nothing() -> None:
     config = loading.load(None, ["gate.force=because", "gate.beat_baselines=[median]", "tracking.resume=abc"])
     tree = config.model_dump(mode="json")
-    changed = rerun.configuration(tree, "again", "dae-again")
+    changed = rerun.make_rerun_config(tree, "again", "dae-again")
     again = loading.validate(changed)
     assert (again.tracking.run_name, again.tracking.model_name, again.tracking.resume) == ("again", "dae-again", None)
     assert again.tracking.experiment == config.tracking.experiment
-    assert (again.gate.dry_run, again.gate.force, again.gate.works, again.gate.beat_baselines) == (True, None, None, ())
+    assert (again.gate.dry_run, again.gate.force, again.gate.smoke_test, again.gate.beat_baselines) == (
+        True,
+        None,
+        None,
+        (),
+    )
     assert again.model_dump(exclude={"gate", "tracking"}) == config.model_dump(exclude={"gate", "tracking"})
     assert tree == config.model_dump(mode="json")
 
 
 def test_a_gate_of_former_times_is_given_no_key_it_does_not_know() -> None:
     gate = {"max_val_mse": 0.01, "beat_nothing": True}
-    assert rerun.configuration({"gate": gate}, "again", "dae-again")["gate"] == gate
+    assert rerun.make_rerun_config({"gate": gate}, "again", "dae-again")["gate"] == gate
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -160,29 +165,29 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @NEEDS_GIT
 def test_the_code_is_that_of_the_commit_wherever_it_is(repository: Path) -> None:
     first, second = git(repository, "rev-parse", "HEAD~1"), git(repository, "rev-parse", "HEAD")
-    assert rerun.code(second, here=False).commit is None
-    assert rerun.code(first, here=False).commit == first
-    assert rerun.code(first, here=True) == Code(
+    assert rerun.choose_code(second, here=False).commit is None
+    assert rerun.choose_code(first, here=False).commit == first
+    assert rerun.choose_code(first, here=True) == SourceCode(
         commit=None, note=f"the present code, as asked, at {second[:8]}; the run was made at {first[:8]}"
     )
-    missing, unknown = rerun.code("f" * 40, here=False), rerun.code("unknown", here=False)
+    missing, unknown = rerun.choose_code("f" * 40, here=False), rerun.choose_code("unknown", here=False)
     assert (missing.commit, unknown.commit) == (None, None)
     assert "commit ffffffff is not in this repository" in missing.note
     assert "not known" in unknown.note
     (repository / "new.py").write_text("")
-    assert rerun.code(second, here=False).commit == second
-    assert "with changes" in rerun.code("f" * 40, here=False).note
+    assert rerun.choose_code(second, here=False).commit == second
+    assert "with changes" in rerun.choose_code("f" * 40, here=False).note
 
 
 def test_outside_a_checkout_it_is_the_present_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PACKAGE_ROOT", tmp_path)
-    found = rerun.code("a" * 40, here=False)
+    found = rerun.choose_code("a" * 40, here=False)
     assert (found.commit, "no checkout" in found.note) == (None, True)
 
 
-def told(chosen: Code, **config: Any) -> dict[str, Any]:
+def told(chosen: SourceCode, **config: Any) -> dict[str, Any]:
     output = StringIO()
-    rerun.train({"sleep": 0, "code": 0} | config, chosen, {"keras_backend": "jax"}, output)
+    rerun.run_training({"sleep": 0, "code": 0} | config, chosen, {"keras_backend": "jax"}, output)
     return dict(json.loads(output.getvalue()))
 
 
@@ -193,7 +198,7 @@ def test_a_commit_trains_in_a_worktree_with_its_own_package_and_the_present_stor
 ) -> None:
     monkeypatch.chdir(ROOT)  # whose package the installed one is, too
     first = git(repository, "rev-parse", "HEAD~1")
-    found = told(Code(commit=first, note=""), code=code)
+    found = told(SourceCode(commit=first, note=""), code=code)
     assert found["says"] == "first"
     assert found["file"].startswith(found["cwd"])
     assert not Path(found["cwd"]).exists()
@@ -205,16 +210,16 @@ def test_a_commit_trains_in_a_worktree_with_its_own_package_and_the_present_stor
 
 @NEEDS_GIT
 def test_the_present_code_trains_where_it_is(repository: Path) -> None:
-    found = told(Code(commit=None, note=""))
+    found = told(SourceCode(commit=None, note=""))
     assert (found["says"], found["cwd"]) == ("second", str(repository))
 
 
 @NEEDS_GIT
 def test_a_training_that_fails_leaves_no_worktree(repository: Path) -> None:
-    with pytest.raises(RetrainingError, match="exit code 3"):
-        told(Code(commit=git(repository, "rev-parse", "HEAD~1"), note=""), code=3)
-    with pytest.raises(RetrainingError, match="cannot check out"):
-        told(Code(commit="f" * 40, note=""))
+    with pytest.raises(RerunError, match="exit code 3"):
+        told(SourceCode(commit=git(repository, "rev-parse", "HEAD~1"), note=""), code=3)
+    with pytest.raises(RerunError, match="cannot check out"):
+        told(SourceCode(commit="f" * 40, note=""))
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
@@ -224,7 +229,7 @@ from pathlib import Path
 from dae import storage
 from dae.maintenance import rerun
 storage.PACKAGE_ROOT = Path(sys.argv[1])
-rerun.train({"sleep": 600, "code": 0}, rerun.Code(commit=sys.argv[2], note=""), {"keras_backend": "jax"}, sys.stdout)
+rerun.run_training({"sleep": 600, "code": 0}, rerun.SourceCode(commit=sys.argv[2], note=""), {"keras_backend": "jax"}, sys.stdout)
 """
 
 
@@ -260,7 +265,7 @@ def test_the_address_of_the_store_means_the_same_in_the_worktree(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert rerun.environment(tmp_path, {})["MLFLOW_TRACKING_URI"] == expected.format(here=tmp_path)
+    assert rerun.training_environment(tmp_path, {})["MLFLOW_TRACKING_URI"] == expected.format(here=tmp_path)
 
 
 # A run made again, without training
@@ -287,7 +292,7 @@ def trained(given: PipelineConfig, scores: Mapping[str, float] = SCORES, noise: 
         name = given.tracking.model_name
         registry._ensure_model(name)
         created = connect().create_model_version(name, "file:///nowhere", run_id)
-        registry.point(name, "challenger", str(created.version))
+        registry.set_alias(name, "challenger", str(created.version))
         set_tags(run_id, {"model_version": "1", "verdict": "promoted"})
     return run_id
 
@@ -302,18 +307,18 @@ def second(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the second training finds: its scores, and the digest of its noise."""
     found: dict[str, Any] = {"scores": SCORES, "noise": "n" * 64}
 
-    def train(tree: Mapping[str, Any], chosen: Code, machine: Mapping[str, Any], output: IO[str]) -> None:
+    def train(tree: Mapping[str, Any], chosen: SourceCode, machine: Mapping[str, Any], output: IO[str]) -> None:
         output.write("training\n")
         trained(loading.validate(tree), found["scores"], found["noise"])
 
-    monkeypatch.setattr(rerun, "train", train)
+    monkeypatch.setattr(rerun, "run_training", train)
     return found
 
 
 @pytest.mark.usefixtures("mlflow_store")
 def test_a_reproduction_is_a_run_beside_the_first_and_touches_no_model(home: Path, second: dict[str, Any]) -> None:
     run_id = trained(config(home))
-    registry.point("dae", "champion", "1")
+    registry.set_alias("dae", "champion", "1")
     code, out, err = dae("reproduce", run_id[:9])
     assert code == 0, err
     assert out.splitlines()[-1] == "Reproduced: every score within 1%."
@@ -327,14 +332,14 @@ def test_a_reproduction_is_a_run_beside_the_first_and_touches_no_model(home: Pat
     assert again.data.tags["dae.reproduction"] == "Reproduced: every score within 1%."
     assert not {"model_version", "verdict"} & again.data.tags.keys()
     assert [model.name for model in client.search_registered_models()] == ["dae"]
-    assert registry.aliases("dae") == {"champion": "1", "challenger": "1"}
-    assert len(registry.versions("dae")) == 1
+    assert registry.list_aliases("dae") == {"champion": "1", "challenger": "1"}
+    assert len(registry.list_versions("dae")) == 1
 
 
 @pytest.mark.usefixtures("mlflow_store")
 def test_a_model_that_is_live_is_named_by_its_alias(home: Path, second: dict[str, Any]) -> None:
     run_id = trained(config(home))
-    registry.point("dae", "champion", "1")
+    registry.set_alias("dae", "champion", "1")
     for reference in ("models:/dae@champion", "models:/dae/1"):
         code, out, err = dae("reproduce", reference, "--json")
         assert code == 0, err
@@ -479,10 +484,10 @@ def test_a_run_is_reproduced_bit_for_bit_from_its_commit(tmp_path: Path, monkeyp
     git(clone, "commit", "-m", "first")
     commit = git(clone, "rev-parse", "HEAD")
     monkeypatch.setattr(storage, "PACKAGE_ROOT", clone)
-    given = loading.load(ROOT / "configs" / "smoke.yaml", [*TINY, "gate.works=null"])
+    given = loading.load(ROOT / "configs" / "smoke.yaml", [*TINY, "gate.smoke_test=null"])
     (tmp_path / "tiny.yaml").write_text(loading.dump(given))
     tree = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
-    rerun.train(tree, Code(commit=None, note=""), {}, sys.stdout)
+    rerun.run_training(tree, SourceCode(commit=None, note=""), {}, sys.stdout)
     client = connect()
     experiment = client.get_experiment_by_name("smoke")
     assert experiment is not None
@@ -495,7 +500,7 @@ def test_a_run_is_reproduced_bit_for_bit_from_its_commit(tmp_path: Path, monkeyp
     assert code == 0, out + err
     assert out.splitlines()[-1] == "Reproduced: every score within 0%."
     assert f"commit {commit[:8]}, in a worktree of its own" in out
-    assert registry.aliases("dae-smoke") == {"champion": "1"}
+    assert registry.list_aliases("dae-smoke") == {"champion": "1"}
     assert [model.name for model in client.search_registered_models()] == ["dae-smoke"]
     assert len(git(clone, "worktree", "list").splitlines()) == 1
     assert dae("reproduce", run.info.run_id, "--here")[0] == 1

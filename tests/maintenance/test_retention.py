@@ -26,11 +26,11 @@ from dae import storage
 from dae.cli import app
 from dae.config.schema import ConfigError, ModelConfig
 from dae.maintenance import cleanup, inventory, retention
-from dae.maintenance.inventory import ACTIVE, Folder, Run, State, Version, What
-from dae.maintenance.retention import Wish
+from dae.maintenance.inventory import ACTIVE, Folder, Inventory, Run, Version, What
+from dae.maintenance.retention import RetentionPolicy
 from dae.networks import build
 from dae.promotion import audit_log, history, registry
-from dae.promotion.history import Entry
+from dae.promotion.history import AuditEntry
 from dae.tracking import log_model, models
 from dae.tracking.client import connect, experiment_id
 from dae.tracking.runs import DIGESTS as DIGEST_TAGS
@@ -58,14 +58,14 @@ def model_id(number: int) -> str:
     return f"m-{number:032x}"
 
 
-def entry(number: int, event: history.Event, version: str | None, champion: str | None) -> Entry:
+def entry(number: int, event: history.Event, version: str | None, champion: str | None) -> AuditEntry:
     at = datetime.fromtimestamp(NOW - 1000 * DAY + number, UTC)
-    return Entry(number=number, id=str(number), at=at, event=event, version=version, champion=champion, who="a")
+    return AuditEntry(number=number, id=str(number), at=at, event=event, version=version, champion=champion, who="a")
 
 
 @st.composite
-def ledgers(draw: st.DrawFn, versions: Sequence[str]) -> tuple[Entry, ...]:
-    entries: list[Entry] = []
+def ledgers(draw: st.DrawFn, versions: Sequence[str]) -> tuple[AuditEntry, ...]:
+    entries: list[AuditEntry] = []
     live: str | None = None
     for number in range(1, draw(st.integers(0, 8)) + 1):
         event = draw(st.sampled_from(EVENTS))
@@ -134,13 +134,13 @@ def folders(draw: st.DrawFn, count: int) -> list[Folder]:
 
 
 @st.composite
-def states(draw: st.DrawFn) -> State:
+def states(draw: st.DrawFn) -> Inventory:
     count = draw(st.integers(1, 8))
     registered = [
         draw(versions(name, number, count)) for name in NAMES for number in range(1, draw(st.integers(1, 5)) + 1)
     ]
     numbers = {name: [each.number for each in registered if each.name == name] + ["99"] for name in NAMES}
-    return State(
+    return Inventory(
         runs=tuple(draw(runs(number)) for number in range(count)),
         versions=tuple(registered),
         ledgers={name: draw(ledgers(numbers[name])) for name in NAMES},
@@ -149,14 +149,18 @@ def states(draw: st.DrawFn) -> State:
 
 
 @given(states(), st.floats(0.5, 60), st.integers(1, 4), st.sampled_from([(), ("dae",)]))
-def test_nothing_protected_is_ever_chosen(state: State, days: float, champions: int, names: tuple[str, ...]) -> None:
-    choice = retention.choose(state, Wish(older_than=days * DAY, champions=champions, names=names), NOW)
+def test_nothing_protected_is_ever_chosen(
+    state: Inventory, days: float, champions: int, names: tuple[str, ...]
+) -> None:
+    choice = retention.plan_cleanup(
+        state, RetentionPolicy(older_than=days * DAY, champions=champions, names=names), NOW
+    )
     chosen = {item.id for item in choice.items}
     runs = {run.run_id: run for run in state.runs}
     running = [run for run in state.runs if run.status in ACTIVE]
     kept = {run.run_id for run in running} | {run.run_id for run in state.runs if run.needed_until > NOW}
     needed = frozenset[str]().union(*(runs[each].digests for each in kept))
-    live = {name: history.once_live(entries)[:champions] for name, entries in state.ledgers.items()}
+    live = {name: history.past_champions(entries)[:champions] for name, entries in state.ledgers.items()}
     safe = {(each.name, each.number) for each in state.versions if each.aliases or each.number in live[each.name]}
     for _ in state.versions:  # copies of copies
         origins = [retention.COPY.fullmatch(each.source) for each in state.versions if (each.name, each.number) in safe]
@@ -190,8 +194,10 @@ def finished(number: int, days: float = 100, **fields: Any) -> Run:
     return base.model_copy(update=fields)
 
 
-def chosen(state: State, days: float = 30, **wish: Any) -> set[str]:
-    return {item.id for item in retention.choose(state, Wish(older_than=days * DAY, **wish), NOW).items}
+def chosen(state: Inventory, days: float = 30, **wish: Any) -> set[str]:
+    return {
+        item.id for item in retention.plan_cleanup(state, RetentionPolicy(older_than=days * DAY, **wish), NOW).items
+    }
 
 
 def test_the_last_champions_are_counted_without_those_refused_and_each_once() -> None:
@@ -207,7 +213,7 @@ def test_the_last_champions_are_counted_without_those_refused_and_each_once() ->
     versions = tuple(
         Version(name="dae", number=str(n), source=f"models:/{model_id(n)}", run_id=run_id(n)) for n in range(1, 6)
     )
-    state = State(runs=tuple(finished(n) for n in range(1, 6)), versions=versions, ledgers={"dae": entries})
+    state = Inventory(runs=tuple(finished(n) for n in range(1, 6)), versions=versions, ledgers={"dae": entries})
     kept = {
         count: {n for n in range(1, 6) if run_id(n) not in chosen(state, champions=count)} for count in (1, 2, 3, 4)
     }
@@ -217,39 +223,39 @@ def test_the_last_champions_are_counted_without_those_refused_and_each_once() ->
 
 def test_a_champion_is_kept_by_the_ledgers_word_alone() -> None:
     entries = (entry(1, "promoted", "1", "1").model_copy(update={"run_id": run_id(1)}),)
-    assert chosen(State(runs=(finished(1), finished(2)), ledgers={"dae": entries})) == {run_id(2)}
+    assert chosen(Inventory(runs=(finished(1), finished(2)), ledgers={"dae": entries})) == {run_id(2)}
 
 
 def test_a_copy_with_an_alias_keeps_what_it_was_copied_from() -> None:
     copy = Version(name="prod", number="1", source="models:/dae/1", run_id=None, aliases=("live",))
     origin = Version(name="dae", number="1", source=f"models:/{model_id(1)}", run_id=None)
-    state = State(runs=(finished(1, models=(model_id(1),)), finished(2)), versions=(copy, origin))
+    state = Inventory(runs=(finished(1, models=(model_id(1),)), finished(2)), versions=(copy, origin))
     assert chosen(state) == {run_id(2)}
 
 
 def test_an_age_is_more_than_asked_not_as_much() -> None:
-    state = State(runs=(finished(1, days=30), finished(2, days=30.001)))
+    state = Inventory(runs=(finished(1, days=30), finished(2, days=30.001)))
     assert chosen(state) == {run_id(2)}
 
 
 def test_a_folder_used_since_the_oldest_running_run_began_stays() -> None:
     running = finished(1, status="RUNNING", started=NOW - 50 * DAY, ended=None)
     folders = [Folder(what="images", path=f"images/{days}", used=NOW - days * DAY) for days in (49, 51)]
-    assert chosen(State(runs=(running,), folders=tuple(folders))) == {"images/51"}
-    assert chosen(State(folders=tuple(folders))) == {"images/49", "images/51"}
+    assert chosen(Inventory(runs=(running,), folders=tuple(folders))) == {"images/51"}
+    assert chosen(Inventory(folders=tuple(folders))) == {"images/49", "images/51"}
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("12h", 12 * 3600), ("30d", 30 * DAY), ("8w", 56 * DAY), ("1.5d", 1.5 * DAY)]
 )
 def test_ages(text: str, seconds: float) -> None:
-    assert retention.seconds(text) == seconds
+    assert retention.parse_age(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["30", "d", "-3d", "0d", "0.0w", "3m", "3 days", "1e3d", "", "infd", "nanh"])
 def test_what_is_no_age_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="such as 12h, 30d or 8w, received"):
-        retention.seconds(text)
+        retention.parse_age(text)
 
 
 # A real store
@@ -280,8 +286,8 @@ class World:
     def version(self, run_id: str, name: str = "dae", *, real: bool = False, **tags: str) -> str:
         """Log a model of a run, and register it."""
         if real:
-            network = build.build(ModelConfig(width=4, deep_width=4), (8, 8, 1))
-            model_id, uri = log_model.log(run_id, network, np.zeros((1, 8, 8, 1), np.float32), name)
+            network = build.build_network(ModelConfig(width=4, deep_width=4), (8, 8, 1))
+            model_id, uri = log_model.log_model(run_id, network, np.zeros((1, 8, 8, 1), np.float32), name)
         else:
             made = self.client.create_logged_model(self.experiment, name=name, source_run_id=run_id)
             self.client.finalize_logged_model(made.model_id, "READY")
@@ -296,8 +302,10 @@ class World:
         return str(found.version)
 
     def promote(self, version: str, name: str = "dae", event: str = "promoted") -> None:
-        audit_log.append(name, audit_log.read(name), event=event, version=version, champion=version, who="a")
-        registry.point(name, "champion", version)
+        audit_log.append_entry(
+            name, audit_log.read_entries(name), event=event, version=version, champion=version, who="a"
+        )
+        registry.set_alias(name, "champion", version)
 
     def folder(self, path: str, days: float, **manifest: str) -> Path:
         """Make a folder of the cache that was last used so many days ago."""
@@ -371,7 +379,7 @@ def fill(world: World) -> dict[str, str]:
     for number in range(1, 5):
         world.promote(world.version(ids[f"champion{number}"], real=number == 4, verdict="promoted"))
     ids["challenger"] = world.run(90, digest="5")
-    registry.point("dae", "challenger", world.version(ids["challenger"], verdict="pending"))
+    registry.set_alias("dae", "challenger", world.version(ids["challenger"], verdict="pending"))
     ids["refused"], ids["refused lately"] = world.run(80), world.run(3)
     for name in ("refused", "refused lately"):
         world.version(ids[name], verdict="refused")
@@ -399,8 +407,8 @@ def test_old_things_go_and_everything_needed_stays(world: World, ids: dict[str, 
     assert code == 0, err
     gone = {"champion1", "champion2", "refused", "failed", "baseline", "another model"}
     assert world.runs() == {run_id for name, run_id in ids.items() if name not in gone}
-    assert {str(each.version) for each in registry.versions("dae")} == {"3", "4", "5", "7", "8"}
-    assert registry.aliases("dae") == {"champion": "4", "challenger": "5"}
+    assert {str(each.version) for each in registry.list_versions("dae")} == {"3", "4", "5", "7", "8"}
+    assert registry.list_aliases("dae") == {"champion": "4", "challenger": "5"}
     kept = {"4", "used since", "running", "young"}
     checkpoints = {f"checkpoints/{ids[name]}" for name in ("killed lately", "running", "champion4")}
     expected = {f"{kind}/{name}" for name in kept for kind in ("images", "noisy")}
@@ -478,7 +486,7 @@ def test_where_the_registry_or_a_ledger_cannot_be_read_nothing_goes(
         assert experiment is not None
         world.client.delete_experiment(experiment.experiment_id)
     elif where == "ledger":
-        monkeypatch.setattr(audit_log, "read", fail)
+        monkeypatch.setattr(audit_log, "read_entries", fail)
     else:
         search = {"aliases": "search_registered_models", "versions": "search_model_versions"}[where]
         monkeypatch.setattr(mlflow.MlflowClient, search, fail)
@@ -501,25 +509,25 @@ def test_what_became_needed_after_it_was_chosen_stays(world: World) -> None:
     runs = [world.run(100) for _ in range(4)]
     versions = [world.version(run_id) for run_id in runs]
     folder = world.folder("images/a", 100, digest="a")
-    wish = Wish(older_than=30 * DAY)
-    items = {item.id: item for item in cleanup.choose(wish).items}
+    wish = RetentionPolicy(older_than=30 * DAY)
+    items = {item.id: item for item in cleanup.plan(wish).items}
     assert items.keys() == {*runs, "images/a"}
     world.promote(versions[0])
-    registry.point("dae", "mine", versions[1])
+    registry.set_alias("dae", "mine", versions[1])
     protect_run(runs[2], 1)
     os.utime(folder)
-    assert [cleanup.remove(items[run_id], wish) for run_id in runs] == [False, False, False, True]
-    assert not cleanup.remove(items["images/a"], wish)
+    assert [cleanup.remove_item(items[run_id], wish) for run_id in runs] == [False, False, False, True]
+    assert not cleanup.remove_item(items["images/a"], wish)
     assert folder.is_dir()
     assert world.runs() == set(runs[:3])
-    assert len(registry.versions("dae")) == 3
+    assert len(registry.list_versions("dae")) == 3
 
 
 def test_a_version_that_gets_an_alias_in_the_last_moment_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = world.run(100)
     version = world.version(run_id)
-    wish = Wish(older_than=30 * DAY)
-    (item,) = cleanup.choose(wish).items
+    wish = RetentionPolicy(older_than=30 * DAY)
+    (item,) = cleanup.plan(wish).items
     read = mlflow.MlflowClient.get_model_version
 
     def named_just_after(client: mlflow.MlflowClient, name: str, number: str) -> Any:
@@ -529,8 +537,8 @@ def test_a_version_that_gets_an_alias_in_the_last_moment_stays(world: World, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "get_model_version", named_just_after)
-        assert not cleanup.remove(item, wish)
-    assert registry.alias("dae", "champion") == version
+        assert not cleanup.remove_item(item, wish)
+    assert registry.find_alias("dae", "champion") == version
     assert world.runs() == {run_id}
     world.client.delete_registered_model_alias("dae", "champion")  # by anyone else it can be removed as ever
 
@@ -545,13 +553,13 @@ def test_a_removal_that_was_cut_short_is_finished_by_the_next(
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    wish = Wish(older_than=DAY)
-    (item,) = cleanup.choose(wish).items
+    wish = RetentionPolicy(older_than=DAY)
+    (item,) = cleanup.plan(wish).items
     with monkeypatch.context() as patch:
         patch.setattr(cleanup, step, crash)
         with pytest.raises(KeyboardInterrupt):
-            cleanup.remove(item, wish)
-    assert registry.versions("dae") == []
+            cleanup.remove_item(item, wish)
+    assert registry.list_versions("dae") == []
     assert world.runs() == {run_id}
     assert dae("gc", "--older-than", "1d", "--delete")[0] == 0
     assert world.runs() == set()
@@ -576,9 +584,9 @@ def test_a_stored_folder_that_is_found_is_as_young_as_its_last_use(tmp_path: Pat
     os.utime(tmp_path, (1000, 1000))
     marker = tmp_path.with_name(f"{tmp_path.name}-marker")
     marker.touch()
-    assert storage.found(tmp_path)
+    assert storage.touch_if_exists(tmp_path)
     assert tmp_path.stat().st_mtime >= marker.stat().st_mtime
-    assert not storage.found(tmp_path / "none")
+    assert not storage.touch_if_exists(tmp_path / "none")
 
 
 def test_a_draft_is_as_young_as_what_was_written_into_it_last(world: World) -> None:
@@ -616,21 +624,21 @@ def test_through_a_server_runs_are_deleted_there_and_what_remains_is_told(
             world = World(home)
             runs = [world.run(100 - number) for number in range(3)]
             for run_id in runs:
-                network = build.build(ModelConfig(width=4, deep_width=4), (8, 8, 1))
-                model_id, uri = log_model.log(run_id, network, np.zeros((1, 8, 8, 1), np.float32), "dae")
+                network = build.build_network(ModelConfig(width=4, deep_width=4), (8, 8, 1))
+                model_id, uri = log_model.log_model(run_id, network, np.zeros((1, 8, 8, 1), np.float32), "dae")
                 registry._ensure_model("dae")
                 world.client.create_model_version("dae", uri, run_id, model_id=model_id)
             world.promote("3")
-            registry.point("dae", "challenger", "2")
+            registry.set_alias("dae", "challenger", "2")
             code, out, err = dae("gc", "--older-than", "30d", "--delete")
             assert code == 0, err
             assert "mlflow gc" in out
             assert world.runs() == set(runs[1:])
-            assert [str(each.version) for each in registry.versions("dae")] == ["3", "2"]
-            assert registry.aliases("dae") == {"champion": "3", "challenger": "2"}
+            assert [str(each.version) for each in registry.list_versions("dae")] == ["3", "2"]
+            assert registry.list_aliases("dae") == {"champion": "3", "challenger": "2"}
             assert len(world.client.search_logged_models([world.experiment])) == 2
             assert not [path for path in (home / "server").rglob("*.json") if runs[0] in str(path)]
-            assert models.load("models:/dae@champion").input_shape[-1] == 1
+            assert models.load_model("models:/dae@champion").input_shape[-1] == 1
             assert dae("gc", "--older-than", "30d")[1].endswith("There is nothing that may go.\n")
         finally:
             server.terminate()
@@ -657,4 +665,4 @@ KINDS: tuple[What, ...] = ("images", "noise", "checkpoint", "draft")
 def test_a_needed_run_keeps_its_folders(what: What) -> None:
     needed = finished(1, needed_until=NOW + 1, digests=frozenset({"d"}))
     folder = Folder(what=what, path="images/a", used=0.0, digests=frozenset({"d"}))
-    assert chosen(State(runs=(needed,), folders=(folder,))) == set()
+    assert chosen(Inventory(runs=(needed,), folders=(folder,))) == set()

@@ -31,11 +31,11 @@ SIZES = [(8, 8), (9, 13), (28, 28), (31, 40), (10, 11)]
 
 def small_unet(channels: int = 1) -> keras.Model:
     keras.utils.set_random_seed(1)
-    return build.build(ModelConfig(width=8, deep_width=8), (28, 28, channels))
+    return build.build_network(ModelConfig(width=8, deep_width=8), (28, 28, channels))
 
 
 def test_article_has_the_articles_layers_and_parameters() -> None:
-    model = build.build(ModelConfig(architecture="article"), (28, 28, 1))
+    model = build.build_network(ModelConfig(architecture="article"), (28, 28, 1))
     table = [(type(layer).__name__, layer.output.shape[1:], layer.count_params()) for layer in model.layers[1:]]
     assert table == ARTICLE_TABLE
     assert model.count_params() == 1_331_201
@@ -45,12 +45,12 @@ def test_article_has_the_articles_layers_and_parameters() -> None:
 
 def test_article_refuses_another_image_shape() -> None:
     with pytest.raises(ConfigError, match="28x28x1, received 32x32x1"):
-        build.build(ModelConfig(architecture="article"), (32, 32, 1))
+        build.build_network(ModelConfig(architecture="article"), (32, 32, 1))
 
 
 def test_unet_refuses_images_below_8_pixels() -> None:
     with pytest.raises(ConfigError, match="at least 8 pixels high and wide, received 7x28x1"):
-        build.build(ModelConfig(), (7, 28, 1))
+        build.build_network(ModelConfig(), (7, 28, 1))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -101,7 +101,7 @@ def test_same_seed_gives_the_same_weights() -> None:
 @pytest.mark.parametrize("config", [ModelConfig(width=4, deep_width=4), ModelConfig(architecture="article")])
 def test_the_first_weights_depend_on_the_seed_alone(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def weights(seed: int | None) -> bytes:
-        return b"".join(part.tobytes() for part in build.build(config, (28, 28, 1), seed=seed).get_weights())
+        return b"".join(part.tobytes() for part in build.build_network(config, (28, 28, 1), seed=seed).get_weights())
 
     keras.utils.set_random_seed(3)
     asked, expected = weights(3), weights(None)

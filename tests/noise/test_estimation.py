@@ -10,14 +10,14 @@ from PIL import Image
 
 from dae.config.schema import DataConfig, NoiseConfig
 from dae.data import datasets, noisy_datasets
-from dae.data.photographs import located
+from dae.data.photographs import find_photographs
 from dae.inference import input_checks
 from dae.noise import estimation
-from dae.noise.kinds import Gaussian, Noise, as_8bit
-from dae.schemas import Concern, Images, NoisySet, TrainedOn
+from dae.noise.kinds import Gaussian, Noise, to_8bit
+from dae.schemas import DomainWarning, Images, NoisySet, TrainingDomain
 from dae.training import domain
 
-PHOTOGRAPHS = located((("chelsea.png", "coffee.png", "rocket.jpg"),))
+PHOTOGRAPHS = find_photographs((("chelsea.png", "coffee.png", "rocket.jpg"),))
 
 
 def photograph(index: int) -> Images:
@@ -30,12 +30,12 @@ def noisy(image: Images, variance: float) -> Images:
     return np.asarray(Gaussian(variance=variance)(image[None], np.random.default_rng(0))[0], np.float32)
 
 
-def concerns(image: Images, trained: TrainedOn) -> list[Concern]:
-    sample = [np.asarray(part, np.float32) for part in estimation.patches(image, trained.image_shape[:2])]
-    return input_checks.concerns(sample, image.shape, float(image.max()), trained)
+def concerns(image: Images, trained: TrainingDomain) -> list[DomainWarning]:
+    sample = [np.asarray(part, np.float32) for part in estimation.iterate_patches(image, trained.image_shape[:2])]
+    return input_checks.find_domain_warnings(sample, image.shape, float(image.max()), trained)
 
 
-def said(image: Images, trained: TrainedOn) -> list[str]:
+def said(image: Images, trained: TrainingDomain) -> list[str]:
     """What is said of noise and intensities."""
     return [
         str(concern) for concern in concerns(image, trained) if concern.about in ("noise", "clipping", "intensities")
@@ -48,7 +48,7 @@ def validation(noise: NoiseConfig, limit: int = 400) -> NoisySet:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedOn:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingDomain:
     """MNIST under the default noise."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAE_HOME", str(tmp_path_factory.mktemp("home")))
@@ -59,9 +59,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedOn:
 @pytest.mark.parametrize("index", range(3))
 def test_the_estimate_on_patches_of_a_photograph_is_that_of_the_whole(index: int, variance: float) -> None:
     image = noisy(photograph(index), variance)
-    parts = [np.asarray(part, np.float32) for part in estimation.patches(image, (28, 28))]
-    assert estimation.level(parts) == pytest.approx(variance**0.5, rel=0.2)
-    assert estimation.estimate(image[None])[0] == pytest.approx(variance**0.5, rel=0.2)
+    parts = [np.asarray(part, np.float32) for part in estimation.iterate_patches(image, (28, 28))]
+    assert estimation.estimate_level(parts) == pytest.approx(variance**0.5, rel=0.2)
+    assert estimation.estimate_sigma(image[None])[0] == pytest.approx(variance**0.5, rel=0.2)
 
 
 @pytest.mark.parametrize("variance", [0.02, 0.1, 0.4])
@@ -73,7 +73,7 @@ def test_the_estimate_on_mnist_and_on_photographs_agrees(variance: float) -> Non
         assert said(noisy(photograph(index), variance), found) == []
 
 
-def test_it_is_the_frozen_images_that_are_measured(trained: TrainedOn) -> None:
+def test_it_is_the_frozen_images_that_are_measured(trained: TrainingDomain) -> None:
     assert trained.image_shape == (28, 28, 1)
     assert trained.intensity == (0, 1)
     low, high = trained.noise_sigma
@@ -82,7 +82,7 @@ def test_it_is_the_frozen_images_that_are_measured(trained: TrainedOn) -> None:
 
 
 @pytest.mark.parametrize("kind", NoiseConfig().kinds, ids=lambda kind: kind.kind)
-def test_nothing_is_said_of_images_as_they_were_trained_on(trained: TrainedOn, kind: Noise) -> None:
+def test_nothing_is_said_of_images_as_they_were_trained_on(trained: TrainingDomain, kind: Noise) -> None:
     stored = validation(NoiseConfig(kinds=(kind,), seed=1, file_share=0))
     images, _, _ = noisy_datasets.read_block(stored, slice(None))
     clipped = np.round(np.clip(images, 0, 1) * 255) / np.float32(255)
@@ -95,10 +95,10 @@ def test_nothing_is_said_of_images_as_they_were_trained_on(trained: TrainedOn, k
         assert sum(map(bool, told)) <= 0.03 * len(told)
     as_trained = trained.model_copy(update={"unclipped": False})
     assert sum(bool(said(image, as_trained)) for image in clipped) <= 0.03 * len(clipped)
-    assert input_checks.concerns(list(images[:64]), (28, 28, 1), float(images.max()), trained) == []
+    assert input_checks.find_domain_warnings(list(images[:64]), (28, 28, 1), float(images.max()), trained) == []
 
 
-def test_too_much_and_too_little_noise_is_told(trained: TrainedOn) -> None:
+def test_too_much_and_too_little_noise_is_told(trained: TrainingDomain) -> None:
     image = photograph(0)
     (little,) = said(image, trained)
     assert "its noise has a standard deviation of about 0.0" in little
@@ -119,7 +119,7 @@ def test_too_much_and_too_little_noise_is_told(trained: TrainedOn) -> None:
     ],
 )
 def test_intensities_in_other_units_are_told(
-    trained: TrainedOn, index: int, factor: float, offset: float, found: str
+    trained: TrainingDomain, index: int, factor: float, offset: float, found: str
 ) -> None:
     for variance in (0.0001, 0.02):
         image = np.clip(noisy(photograph(index), variance), 0, 1)
@@ -131,29 +131,29 @@ def test_intensities_in_other_units_are_told(
 @pytest.mark.parametrize("index", range(3))
 @pytest.mark.parametrize("factor", [0.4, 0.7, 1.0])
 def test_dark_photographs_are_no_reason_to_say_anything_of_their_range(
-    trained: TrainedOn, index: int, factor: float
+    trained: TrainingDomain, index: int, factor: float
 ) -> None:
     assert said(noisy(factor * photograph(index), 0.02), trained) == []
 
 
 def test_an_image_of_one_value_has_no_noise_and_no_range() -> None:
     flat = np.zeros((1, 32, 32, 1), np.float32)
-    assert estimation.estimate(flat).tolist() == [0.0]
-    quiet = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.0, 0.1), intensity=(0.0, 1.0))
+    assert estimation.estimate_sigma(flat).tolist() == [0.0]
+    quiet = TrainingDomain(image_shape=(28, 28, 1), noise_sigma=(0.0, 0.1), intensity=(0.0, 1.0))
     assert said(flat[0], quiet) == []
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (15, 40, 1), (40, 15, 3)])
 def test_nothing_is_said_of_images_too_small_to_show_their_noise(shape: tuple[int, int, int]) -> None:
-    usual = TrainedOn(image_shape=(28, 28, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
+    usual = TrainingDomain(image_shape=(28, 28, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
     assert said(np.full(shape, 0.5, np.float32), usual) == []
-    tiny = TrainedOn(image_shape=(8, 8, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
+    tiny = TrainingDomain(image_shape=(8, 8, 1), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
     assert len(said(noisy(np.full((40, 40, 1), 0.5, np.float32), 0.0004), tiny)) == 1
 
 
 def test_patches_are_spread_over_the_whole_image_and_no_larger_than_it() -> None:
     image = np.arange(300 * 5).reshape(300, 5, 1)
-    found = list(estimation.patches(image, (28, 28)))
+    found = list(estimation.iterate_patches(image, (28, 28)))
     assert {part.shape for part in found} == {(28, 5, 1)}
     assert found[0][0, 0, 0] == 0
     assert found[-1][-1, -1, 0] == image[-1, -1, 0]
@@ -173,20 +173,20 @@ def test_one_noisy_digit_on_blank_paper_is_as_noisy_as_without(value: float) -> 
     for image in images:
         page = np.full((560, 560, 1), value, np.float32)
         page[270:298, 130:158] = image
-        parts = [np.asarray(part, np.float32) for part in estimation.patches(page, (28, 28))]
-        assert estimation.level(parts) == pytest.approx(estimation.level([image]), rel=0.5)
+        parts = [np.asarray(part, np.float32) for part in estimation.iterate_patches(page, (28, 28))]
+        assert estimation.estimate_level(parts) == pytest.approx(estimation.estimate_level([image]), rel=0.5)
 
 
 def test_noise_too_strong_for_the_model_is_noticed_in_a_file_which_cuts_it_off() -> None:
     usual = domain.measure_training_domain(validation(NoiseConfig()))
     clean = noisy_datasets.read_block(validation(NoiseConfig()), slice(None))[1][:100]
     for variance, share in {0.1: 0.0, 0.5: 0.7, 1.0: 0.98}.items():
-        files = as_8bit(Gaussian(variance=variance)(clean, np.random.default_rng(0)))
+        files = to_8bit(Gaussian(variance=variance)(clean, np.random.default_rng(0)))
         told = [about(image, usual).get("noise", False) for image in files]
         assert np.mean(told) >= share
         assert share or not any(told)
     sheet = clean.reshape(5, 20, 28, 28, 1).transpose(0, 2, 1, 3, 4).reshape(1, 140, 560, 1)
-    pages = as_8bit(Gaussian(variance=0.5)(np.ascontiguousarray(sheet), np.random.default_rng(0)))
+    pages = to_8bit(Gaussian(variance=0.5)(np.ascontiguousarray(sheet), np.random.default_rng(0)))
     assert about(pages[0], usual)["noise"]
 
 
@@ -196,34 +196,34 @@ def test_blank_paper_and_bars_do_not_count(index: int, value: float, tmp_path: P
     image = np.clip(noisy(photograph(index), 0.01), 0, 1)
     size = (28, 28)
     whole, page = (
-        [np.asarray(part, np.float32) for part in estimation.patches(each, size)]
+        [np.asarray(part, np.float32) for part in estimation.iterate_patches(each, size)]
         for each in (image, framed(image, value))
     )
-    assert estimation.level(page) == pytest.approx(estimation.level(whole), rel=0.15)
+    assert estimation.estimate_level(page) == pytest.approx(estimation.estimate_level(whole), rel=0.15)
     pixels = np.rint(framed(image, value) * 255).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "page.jpg", quality=90)  # its bars are no longer of one value
     stored = np.asarray(Image.open(tmp_path / "page.jpg"), np.float32) / 255
-    parts = [np.asarray(part, np.float32) for part in estimation.patches(stored, size)]
-    assert estimation.level(parts) == pytest.approx(estimation.level(whole), rel=0.35)
+    parts = [np.asarray(part, np.float32) for part in estimation.iterate_patches(stored, size)]
+    assert estimation.estimate_level(parts) == pytest.approx(estimation.estimate_level(whole), rel=0.35)
 
 
-def about(image: Images, trained: TrainedOn) -> dict[str, bool]:
+def about(image: Images, trained: TrainingDomain) -> dict[str, bool]:
     return {concern.about: concern.harmful for concern in concerns(image, trained)}
 
 
-def test_other_channels_would_do_harm_unless_they_are_equal(trained: TrainedOn) -> None:
+def test_other_channels_would_do_harm_unless_they_are_equal(trained: TrainingDomain) -> None:
     grey = noisy(photograph(0), 0.02)[..., :1]
-    colour = TrainedOn(image_shape=(28, 28, 3), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
+    colour = TrainingDomain(image_shape=(28, 28, 3), noise_sigma=(0.05, 0.3), intensity=(0.0, 1.0))
     assert about(noisy(photograph(0), 0.02), trained)["channels"]
     three = np.repeat(grey, 3, axis=2)
-    sample = [np.asarray(part, np.float32) for part in estimation.patches(three, (28, 28))]
-    said_of_grey = input_checks.concerns(sample, three.shape, 1.0, trained, grey=True)
+    sample = [np.asarray(part, np.float32) for part in estimation.iterate_patches(three, (28, 28))]
+    said_of_grey = input_checks.find_domain_warnings(sample, three.shape, 1.0, trained, grey=True)
     assert "channels" not in {concern.about for concern in said_of_grey}
     assert about(grey, colour)["channels"]
 
 
 def test_noise_far_outside_would_do_harm_and_noise_just_outside_is_told() -> None:
-    usual = TrainedOn(image_shape=(28, 28, 3), noise_sigma=(0.08, 0.12), intensity=(0.0, 1.0))
+    usual = TrainingDomain(image_shape=(28, 28, 3), noise_sigma=(0.08, 0.12), intensity=(0.0, 1.0))
     found = {sigma: about(noisy(0.5 + 0 * photograph(0), sigma**2), usual) for sigma in (0.01, 0.05, 0.1, 0.16, 0.3)}
     assert found == {
         0.01: {"noise": True},
@@ -234,7 +234,7 @@ def test_noise_far_outside_would_do_harm_and_noise_just_outside_is_told() -> Non
     }
 
 
-def test_size_is_told_of_models_of_whole_images_alone(trained: TrainedOn) -> None:
+def test_size_is_told_of_models_of_whole_images_alone(trained: TrainingDomain) -> None:
     image = noisy(photograph(0)[..., :1], 0.02)
     told = {windows: about(image, trained.model_copy(update={"windows": windows})) for windows in (True, False, None)}
     assert ["size" in each for each in told.values()] == [False, True, False]

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from scipy import stats
 
 from dae.data import sources
-from dae.noise.kinds import Gaussian, NoiseKind, Poisson, SaltAndPepper, Speckle, as_8bit, corrupt, groups
-from dae.noise.nonzero_pixels import LitPixels
-from dae.noise.strength import AmountRange, Range
+from dae.noise.kinds import Gaussian, NoiseKind, Poisson, SaltAndPepper, Speckle, corrupt, noise_shares, to_8bit
+from dae.noise.nonzero_pixels import NonzeroPixels
+from dae.noise.strength import AmountRange, StrengthRange
 from dae.schemas import Images
 
 FOUR: tuple[NoiseKind, ...] = (Gaussian(), SaltAndPepper(), Poisson(), Speckle())
@@ -161,12 +161,12 @@ def test_the_peak_from_grey_levels_is_the_power_of_two_at_or_above_their_number(
 ) -> None:
     first = darkest if darkest + levels <= 256 else 0
     image = tiled([level / scale for level in range(first, first + levels)], 1, 16)
-    assert LitPixels.of(image).grey_level_peaks().tolist() == [peak]
+    assert NonzeroPixels.of(image).grey_level_peaks().tolist() == [peak]
 
 
 def test_each_image_has_its_own_peak_whatever_the_others_in_the_batch() -> None:
     two, many = tiled([0, 1], 1, 16), textured(1, side=16)
-    assert LitPixels.of(np.concatenate([two, many, two])).grey_level_peaks().tolist() == [2, 256, 2]
+    assert NonzeroPixels.of(np.concatenate([two, many, two])).grey_level_peaks().tolist() == [2, 256, 2]
 
 
 def test_poisson_noise_of_an_image_has_the_same_law_alone_and_among_richer_images() -> None:
@@ -195,15 +195,15 @@ def test_speckle_has_mean_x_variance_x_squared_and_no_skew(x: float, variance: f
 
 
 RANGED: tuple[NoiseKind, ...] = (
-    Gaussian(variance=Range(low=0.01, high=0.2)),
+    Gaussian(variance=StrengthRange(low=0.01, high=0.2)),
     SaltAndPepper(amount=AmountRange(low=0.02, high=0.4), salt_share=0.7),
-    Poisson(peak=Range(low=4, high=256)),
-    Speckle(variance=Range(low=0.1, high=2)),
+    Poisson(peak=StrengthRange(low=4, high=256)),
+    Speckle(variance=StrengthRange(low=0.1, high=2)),
 )
 EACH_RANGED = pytest.mark.parametrize("kind", RANGED, ids=lambda kind: kind.kind)
 
 
-def log_uniform_mean(drawn: Range) -> float:
+def log_uniform_mean(drawn: StrengthRange) -> float:
     return (drawn.high - drawn.low) / math.log(drawn.high / drawn.low)
 
 
@@ -216,14 +216,16 @@ def estimated(kind: NoiseKind, x: float, y: Images) -> NDArray[np.float64]:
     return np.asarray({"gaussian": variances, "poisson": x / variances, "speckle": variances / x**2}[kind.kind])
 
 
-def setting(kind: NoiseKind) -> Range:
+def setting(kind: NoiseKind) -> StrengthRange:
     drawn = getattr(kind, kind.strength)
-    assert isinstance(drawn, Range)
+    assert isinstance(drawn, StrengthRange)
     return drawn
 
 
-@pytest.mark.parametrize("drawn", [Range(low=0.01, high=0.2), Range(low=4, high=256), AmountRange(low=0.5, high=1)])
-def test_the_strengths_of_a_range_are_log_uniform_and_never_outside_it(drawn: Range) -> None:
+@pytest.mark.parametrize(
+    "drawn", [StrengthRange(low=0.01, high=0.2), StrengthRange(low=4, high=256), AmountRange(low=0.5, high=1)]
+)
+def test_the_strengths_of_a_range_are_log_uniform_and_never_outside_it(drawn: StrengthRange) -> None:
     strengths = drawn.draw(50_000, generator())
     assert strengths.min() >= drawn.low
     assert strengths.max() <= drawn.high
@@ -256,7 +258,7 @@ def test_under_a_range_noise_is_centred_and_its_mean_variance_is_the_ranges_mean
 
 @pytest.mark.parametrize("x", [0.1, 1.0])
 def test_under_a_range_poisson_noise_is_unbiased_with_the_mean_of_x_over_v_as_its_variance(x: float) -> None:
-    drawn = Range(low=4, high=256)
+    drawn = StrengthRange(low=4, high=256)
     y = Poisson(peak=drawn)(flat(x, count=3000, side=16), generator())
     inverse = (1 / drawn.low - 1 / drawn.high) / math.log(drawn.high / drawn.low)  # the mean of 1 / v
     assert y.mean(dtype=np.float64) == pytest.approx(x, abs=5 * math.sqrt(x * inverse / y.size))
@@ -300,8 +302,10 @@ def test_under_a_range_an_image_keeps_its_law_whatever_its_neighbours(kind: Nois
 
 
 @pytest.mark.parametrize("bad", [(0.2, 0.1), (0.1, 0.1), (0, 1), (-1, 1), (0.1, math.inf), (math.nan, 1), (True, 2)])
-@pytest.mark.parametrize("drawn", [Range, AmountRange])
-def test_a_range_that_is_empty_or_out_of_bounds_is_refused(drawn: type[Range], bad: tuple[float, float]) -> None:
+@pytest.mark.parametrize("drawn", [StrengthRange, AmountRange])
+def test_a_range_that_is_empty_or_out_of_bounds_is_refused(
+    drawn: type[StrengthRange], bad: tuple[float, float]
+) -> None:
     with pytest.raises(ValidationError, match=r"low must be below high, received|\n(low|high)\n"):
         drawn.model_validate({"low": bad[0], "high": bad[1]})
 
@@ -398,7 +402,7 @@ def test_an_image_as_in_a_file_is_the_drawn_one_clipped_and_rounded_and_survives
     (raw, drawn), (filed, same) = (corrupt(x, FOUR, generator(), file_share=share) for share in (0, 1))
     assert raw.min() < 0
     assert raw.max() > 1
-    np.testing.assert_array_equal(filed, as_8bit(raw))
+    np.testing.assert_array_equal(filed, to_8bit(raw))
     np.testing.assert_array_equal(drawn, same)
     assert np.abs(filed - np.clip(raw, 0, 1)).max() <= 0.5 / 255 + 1e-6
     Image.fromarray((filed[0, ..., 0] * 255).round().astype(np.uint8)).save(tmp_path / "noisy.png")
@@ -411,10 +415,10 @@ def test_each_image_is_as_drawn_or_as_in_a_file_by_the_share_and_numbered_so() -
     filed = drawn >= len(FOUR)
     assert filed.mean() == pytest.approx(0.3, abs=0.04)
     np.testing.assert_array_equal(drawn - len(FOUR) * filed, kinds)
-    np.testing.assert_array_equal(mixed[filed], as_8bit(raw[filed]))
+    np.testing.assert_array_equal(mixed[filed], to_8bit(raw[filed]))
     np.testing.assert_array_equal(mixed[~filed], raw[~filed])
-    assert list(groups(FOUR, 0.3)) == [*groups(FOUR, 0), *groups(FOUR, 1)]
-    assert sum(groups(FOUR, 0.3).values()) == pytest.approx(1)
+    assert list(noise_shares(FOUR, 0.3)) == [*noise_shares(FOUR, 0), *noise_shares(FOUR, 1)]
+    assert sum(noise_shares(FOUR, 0.3).values()) == pytest.approx(1)
     assert [abs(np.corrcoef(filed, kinds == index)[0, 1]) < 0.1 for index in range(4)] == [True] * 4
 
 
@@ -494,7 +498,7 @@ def test_doing_nothing_on_mnist_costs_the_measured_error(
 def test_the_error_of_each_unclipped_law_on_mnist_is_what_the_law_predicts(digits: Images) -> None:
     x = digits.astype(np.float64)
     salted, peppered = (1 - (1 - 1 / 784) ** drawn for drawn in (71, 8))
-    v = LitPixels.of(digits).grey_level_peaks().astype(np.float64)[:, None, None, None]
+    v = NonzeroPixels.of(digits).grey_level_peaks().astype(np.float64)[:, None, None, None]
     predicted = [0.1, np.mean(peppered * x**2 + salted * (1 - peppered) * (1 - x) ** 2), np.mean(x / v), np.mean(x**2)]
     found = [np.mean(np.square(kind(digits, generator()) - digits), dtype=np.float64) for kind in FOUR]
     spread = [

@@ -9,9 +9,17 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from dae.noise.kinds import Poisson, shot_noise
-from dae.noise.nonzero_pixels import LEVELS, LitPixels
-from dae.noise.sampling import COLUMNS, LARGEST_MEAN, PAIRS, alias_tables, poisson_of_levels, standard_normal, walker
+from dae.noise.kinds import Poisson, draw_shot_noise
+from dae.noise.nonzero_pixels import LEVELS, NonzeroPixels
+from dae.noise.sampling import (
+    COLUMNS,
+    LARGEST_MEAN,
+    PAIRS,
+    build_alias_tables,
+    build_walker_tables,
+    draw_poisson_of_levels,
+    draw_standard_normal,
+)
 from dae.schemas import Images
 
 DRAWS = 400_000
@@ -38,7 +46,7 @@ def chi_square(found: NDArray[np.intp], expected: NDArray[np.float64]) -> float:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 2 * PAIRS - 1, 2 * PAIRS + 1])
 def test_as_many_normal_values_as_asked_for_each_drawn_once(count: int) -> None:
-    values = standard_normal(count, generator())
+    values = draw_standard_normal(count, generator())
     assert values.shape == (count,)
     assert values.dtype == np.float32
     assert np.isfinite(values).all()
@@ -46,7 +54,7 @@ def test_as_many_normal_values_as_asked_for_each_drawn_once(count: int) -> None:
 
 
 def test_normal_values_follow_the_normal_law_in_the_middle_and_in_the_tails() -> None:
-    values = standard_normal(4_000_000, generator()).astype(np.float64)
+    values = draw_standard_normal(4_000_000, generator()).astype(np.float64)
     assert stats.kstest(values[:DRAWS], "norm").pvalue > 1e-3
     edges = np.concatenate([[-np.inf], np.linspace(-4.8, 4.8, 97), [np.inf]])
     found = np.histogram(values, edges)[0]
@@ -57,12 +65,12 @@ def test_normal_values_follow_the_normal_law_in_the_middle_and_in_the_tails() ->
 @pytest.mark.parametrize("lag", [1, 2, 7, PAIRS, 2 * PAIRS], ids=str)
 @pytest.mark.parametrize("moment", [lambda v: v, np.square, np.abs], ids=["values", "squares", "magnitudes"])
 def test_normal_values_are_independent_near_and_far_also_within_a_pair(lag: int, moment: np.ufunc) -> None:
-    values = moment(standard_normal(20 * PAIRS, generator()).astype(np.float64))
+    values = moment(draw_standard_normal(20 * PAIRS, generator()).astype(np.float64))
     assert abs(np.corrcoef(values[lag:], values[:-lag])[0, 1]) < 4.5 / math.sqrt(len(values) - lag)
 
 
 def test_the_two_normal_values_of_a_pair_have_a_uniform_angle() -> None:
-    first, second = standard_normal(2 * PAIRS, generator()).reshape(2, PAIRS)
+    first, second = draw_standard_normal(2 * PAIRS, generator()).reshape(2, PAIRS)
     assert stats.kstest(np.arctan2(second, first), stats.uniform(-np.pi, 2 * np.pi).cdf).pvalue > 1e-3
 
 
@@ -72,7 +80,7 @@ def test_the_two_normal_values_of_a_pair_have_a_uniform_angle() -> None:
 def test_walkers_tables_hold_the_weights_exactly() -> None:
     weights = generator().random((30, 64)) ** 6
     weights[0], weights[1, 1:], weights[2, ::2] = 1, 0, 0
-    keep, alias = walker(weights)
+    keep, alias = build_walker_tables(weights)
     law = keep / 64
     np.add.at(law, (np.arange(30)[:, None], alias), (1 - keep) / 64)
     np.testing.assert_allclose(law, weights / weights.sum(axis=1, keepdims=True), atol=1e-13)
@@ -80,7 +88,7 @@ def test_walkers_tables_hold_the_weights_exactly() -> None:
 
 @pytest.mark.parametrize("peak", [1.0, 30.0, 128.0, LARGEST_MEAN])
 def test_the_tables_hold_the_poisson_laws_of_all_levels_to_the_last_bit_of_a_word(peak: float) -> None:
-    thresholds, values = alias_tables((peak,))
+    thresholds, values = build_alias_tables((peak,))
     keep = thresholds.reshape(LEVELS, COLUMNS) / 2**32
     counts = np.rint(values.reshape(LEVELS, COLUMNS, 2) * peak).astype(int)
     law = np.zeros((LEVELS, 600))
@@ -109,7 +117,7 @@ def test_poisson_values_follow_the_poisson_law_with_its_tails(level: int, peak: 
 @pytest.mark.parametrize("level", [10, 200])
 def test_poisson_values_of_neighbours_are_independent(level: int) -> None:
     levels = np.full(DRAWS, level)
-    values = poisson_of_levels(levels, (64.0,), np.zeros_like(levels), generator()).astype(np.float64)
+    values = draw_poisson_of_levels(levels, (64.0,), np.zeros_like(levels), generator()).astype(np.float64)
     for lag in (1, 2, 3, 28):
         for part in (values, np.square(values - values.mean())):
             assert abs(np.corrcoef(part[lag:], part[:-lag])[0, 1]) < 4.5 / math.sqrt(DRAWS)
@@ -124,8 +132,8 @@ def test_poisson_values_of_neighbours_are_independent(level: int) -> None:
 def test_each_image_gets_the_noise_of_its_own_peak(peaks: list[float], tables: bool) -> None:
     images = np.full((len(peaks), 200, 200, 1), np.float32(153) / np.float32(255), np.float32)
     images[:, ::2] = 0
-    lit = LitPixels.of(images)
-    lit.put(shot_noise(lit, np.array(peaks, np.float32), generator(), tables=tables))
+    lit = NonzeroPixels.of(images)
+    lit.put(draw_shot_noise(lit, np.array(peaks, np.float32), generator(), tables=tables))
     assert (images[:, ::2] == 0).all()
     for image, peak in zip(images[:, 1::2].astype(np.float64), peaks, strict=True):
         assert image.mean() == pytest.approx(0.6, abs=4.5 * math.sqrt(0.6 / peak / image.size))
@@ -140,7 +148,7 @@ def test_lit_pixels_are_picked_out_with_their_images_and_put_back(share: float) 
     rng = generator(3)
     levels = np.where(rng.random((5, 6, 7, 3)) < share, rng.integers(1, 256, (5, 6, 7, 3)), 0)
     images: Images = levels.astype(np.float32) / np.float32(255)
-    lit = LitPixels.of(images)
+    lit = NonzeroPixels.of(images)
     assert lit.levels is not None
     numbers = np.broadcast_to(np.arange(5)[:, None, None, None], levels.shape)
     kept = levels > 0 if lit.values.size < levels.size else np.ones_like(levels, bool)
@@ -154,16 +162,16 @@ def test_lit_pixels_are_picked_out_with_their_images_and_put_back(share: float) 
 
 def test_a_value_between_two_levels_of_8_bits_has_no_level() -> None:
     images = np.full((1, 4, 4, 1), np.float32(100) / np.float32(255), np.float32)
-    assert LitPixels.of(images).levels is not None
+    assert NonzeroPixels.of(images).levels is not None
     images[0, 3, 3] = np.nextafter(images[0, 3, 3], np.float32(1))
-    assert LitPixels.of(images).levels is None
+    assert NonzeroPixels.of(images).levels is None
 
 
 # Pinned draws: a change of any sampler alters every frozen set of noise
 
 
 def test_the_draws_of_a_seed_stay_what_they_are() -> None:
-    normal = standard_normal(4, generator(1))
-    counts = poisson_of_levels(np.arange(0, 256, 51), (128.0,), np.zeros(6, np.intp), generator(1)) * 128
+    normal = draw_standard_normal(4, generator(1))
+    counts = draw_poisson_of_levels(np.arange(0, 256, 51), (128.0,), np.zeros(6, np.intp), generator(1)) * 128
     np.testing.assert_allclose(normal, [-1.1793932, -0.0650439, -0.6262662, 0.0674418], rtol=1e-5)
     assert counts.tolist() == [0, 25, 55, 95, 124, 147]

@@ -11,7 +11,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from dae.promotion import audit_log
-from dae.promotion.history import Entry
+from dae.promotion.history import AuditEntry
 from dae.tracking.client import connect, create_experiment
 
 pytestmark = pytest.mark.usefixtures("mlflow_store")
@@ -27,70 +27,72 @@ def ledger_run() -> Any:
 
 
 def test_a_model_without_a_ledger_has_no_entries_and_reading_makes_none() -> None:
-    assert audit_log.state("dae") == audit_log.State()
+    assert audit_log.read_state("dae") == audit_log.AuditLogState()
     assert connect().get_experiment_by_name("dae ledger") is None
 
 
 def test_entries_read_back_as_they_were_written_and_in_order() -> None:
-    written: tuple[Entry, ...] = ()
+    written: tuple[AuditEntry, ...] = ()
     for number in range(1, 13):
-        written += (audit_log.append("dae", written, **FIELDS | {"version": str(number), "reason": 'for "this" – ü'}),)
-    assert audit_log.read("dae") == written
+        written += (
+            audit_log.append_entry("dae", written, **FIELDS | {"version": str(number), "reason": 'for "this" – ü'}),
+        )
+    assert audit_log.read_entries("dae") == written
     assert [entry.number for entry in written] == list(range(1, 13))
-    assert audit_log.read("other") == ()
+    assert audit_log.read_entries("other") == ()
 
 
 def test_an_entry_decided_on_an_older_ledger_is_not_written() -> None:
-    first = audit_log.append("dae", (), **FIELDS)
-    with pytest.raises(audit_log.Taken):
-        audit_log.append("dae", (), **FIELDS | {"version": "2"})
-    assert audit_log.read("dae") == (first,)
+    first = audit_log.append_entry("dae", (), **FIELDS)
+    with pytest.raises(audit_log.Conflict):
+        audit_log.append_entry("dae", (), **FIELDS | {"version": "2"})
+    assert audit_log.read_entries("dae") == (first,)
 
 
 def test_an_entry_cannot_be_changed() -> None:
-    entry = audit_log.append("dae", (), **FIELDS)
+    entry = audit_log.append_entry("dae", (), **FIELDS)
     with pytest.raises(MlflowException, match="Changing param values is not allowed"):
         connect().log_param(ledger_run().info.run_id, "000001", "another")
-    assert audit_log.read("dae") == (entry,)
+    assert audit_log.read_entries("dae") == (entry,)
 
 
 def test_a_long_reason_is_cut_and_the_entry_stays_whole() -> None:
-    entry = audit_log.append("dae", (), **FIELDS | {"reason": '"\\\n' * 5000, "who": "w" * 5000})
-    assert audit_log.read("dae") == (entry,)
+    entry = audit_log.append_entry("dae", (), **FIELDS | {"reason": '"\\\n' * 5000, "who": "w" * 5000})
+    assert audit_log.read_entries("dae") == (entry,)
     assert len(entry.reason) == 2000
 
 
 def test_entries_are_settled_one_by_one() -> None:
-    first = audit_log.append("dae", (), **FIELDS)
-    second = audit_log.append("dae", (first,), **FIELDS)
-    assert audit_log.state("dae").unsettled == (first, second)
-    audit_log.settle("dae", first)
-    audit_log.settle("dae", first)
-    assert audit_log.state("dae").unsettled == (second,)
+    first = audit_log.append_entry("dae", (), **FIELDS)
+    second = audit_log.append_entry("dae", (first,), **FIELDS)
+    assert audit_log.read_state("dae").unsettled == (first, second)
+    audit_log.mark_applied("dae", first)
+    audit_log.mark_applied("dae", first)
+    assert audit_log.read_state("dae").unsettled == (second,)
 
 
 def test_a_ledger_that_was_deleted_or_damaged_is_an_error_and_not_an_empty_one() -> None:
-    audit_log.append("dae", (), **FIELDS)
+    audit_log.append_entry("dae", (), **FIELDS)
     client = connect()
     run = ledger_run()
     client.log_param(run.info.run_id, "000003", "{}")
-    with pytest.raises(audit_log.LedgerError, match="must hold the ledger's entries"):
-        audit_log.read("dae")
+    with pytest.raises(audit_log.AuditLogError, match="must hold the ledger's entries"):
+        audit_log.read_entries("dae")
     client.delete_run(run.info.run_id)
-    with pytest.raises(audit_log.LedgerError, match="was deleted: restore it"):
-        audit_log.read("dae")
+    with pytest.raises(audit_log.AuditLogError, match="was deleted: restore it"):
+        audit_log.read_entries("dae")
     client.restore_run(run.info.run_id)
     client.delete_experiment(run.info.experiment_id)
-    with pytest.raises(audit_log.LedgerError, match="was deleted: restore it"):
-        audit_log.append("dae", (), **FIELDS)
+    with pytest.raises(audit_log.AuditLogError, match="was deleted: restore it"):
+        audit_log.append_entry("dae", (), **FIELDS)
 
 
 def test_a_missing_entry_is_an_error() -> None:
-    first = audit_log.append("dae", (), **FIELDS)
-    third = audit_log.draft((first, first), **FIELDS)
+    first = audit_log.append_entry("dae", (), **FIELDS)
+    third = audit_log.draft_entry((first, first), **FIELDS)
     connect().log_param(ledger_run().info.run_id, "000003", third.model_dump_json())
-    with pytest.raises(audit_log.LedgerError, match="every entry"):
-        audit_log.read("dae")
+    with pytest.raises(audit_log.AuditLogError, match="every entry"):
+        audit_log.read_entries("dae")
 
 
 def test_two_runs_made_at_once_hold_one_ledger() -> None:
@@ -98,8 +100,8 @@ def test_two_runs_made_at_once_hold_one_ledger() -> None:
     experiment = create_experiment(client, "dae ledger")
     oldest = client.create_run(experiment, start_time=1).info.run_id
     client.create_run(experiment, start_time=2)
-    first = audit_log.append("dae", (), **FIELDS)
-    assert audit_log.read("dae") == (first,)
+    first = audit_log.append_entry("dae", (), **FIELDS)
+    assert audit_log.read_entries("dae") == (first,)
     assert client.get_run(oldest).info.status == "FINISHED"
     assert "000001" in client.get_run(oldest).data.params
 
@@ -111,11 +113,11 @@ from dae.promotion import audit_log
 runtime.configure()
 for number in range(8):
     while True:
-        entries = audit_log.read("dae")
+        entries = audit_log.read_entries("dae")
         try:
-            audit_log.append("dae", entries, event="refused", version=f"{sys.argv[1]}.{number}", champion=None, who="w")
+            audit_log.append_entry("dae", entries, event="refused", version=f"{sys.argv[1]}.{number}", champion=None, who="w")
             break
-        except audit_log.Taken:
+        except audit_log.Conflict:
             continue
 """
 
@@ -125,7 +127,7 @@ def test_several_processes_write_one_ledger_and_lose_nothing() -> None:
     command = [sys.executable, "-c", WRITER]
     writers = [subprocess.Popen([*command, str(number)], env=os.environ) for number in range(3)]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
-    found = [str(entry.version) for entry in audit_log.read("dae")]
+    found = [str(entry.version) for entry in audit_log.read_entries("dae")]
     assert sorted(found) == [f"{writer}.{number}" for writer in range(3) for number in range(8)]
     for writer in "012":  # each one's own entries are in its order
         assert [each for each in found if each.startswith(writer)] == [f"{writer}.{number}" for number in range(8)]

@@ -16,11 +16,11 @@ from dae.config.schema import ChampionPolicy, ConfigError, GateConfig, NoiseConf
 from dae.data import datasets, noisy_datasets
 from dae.data.arrays import DataError
 from dae.evaluation.scores import evaluate
-from dae.networks.predict import denoiser
+from dae.networks.predict import make_denoiser
 from dae.noise.kinds import Gaussian, Speckle
 from dae.promotion import registry
-from dae.promotion.evidence import Judge
-from dae.promotion.schemas import Candidate, Check, Verdict
+from dae.promotion.evidence import CandidateEvaluator
+from dae.promotion.schemas import Candidate, Check, GateResult
 from dae.schemas import NoisySets
 from dae.tracking import log_model, models
 from dae.tracking.client import connect
@@ -28,7 +28,7 @@ from dae.tracking.models import ModelError
 from dae.tracking.runs import open_run
 from tasks.ingest import ingest
 
-POLICY = GateConfig(max_val_mse=None, clean_input=None, beat_nothing=False, works=None)
+POLICY = GateConfig(max_val_mse=None, clean_input=None, beat_noisy_input=False, smoke_test=None)
 
 
 def network(layer: Callable[[Any], Any], size: int | None = None, channels: int = 1) -> keras.Model:
@@ -54,18 +54,18 @@ def noisy(home: Path, mlflow_store: Path) -> NoisySets:
 def version(model: keras.Model, shape: tuple[int, ...] = (12, 12, 1)) -> Candidate:
     """Log a model in a run of its own and register it."""
     with open_run(PipelineConfig(), "none") as run_id:
-        model_id, uri = log_model.log(run_id, model, np.zeros((1, *shape), np.float32), "dae")
+        model_id, uri = log_model.log_model(run_id, model, np.zeros((1, *shape), np.float32), "dae")
     registry._ensure_model("dae")
     created = connect().create_model_version("dae", uri, run_id, model_id=model_id)
     return Candidate(name="dae", version=str(created.version), run_id=run_id, model_uri=uri)
 
 
-def judge(candidate: Candidate, noisy: NoisySets, policy: GateConfig = POLICY) -> Judge:
-    scores, _ = evaluate(denoiser(models.load(candidate.model_uri)), noisy, candidate.model_uri)
-    return Judge(candidate, scores, noisy, policy)
+def judge(candidate: Candidate, noisy: NoisySets, policy: GateConfig = POLICY) -> CandidateEvaluator:
+    scores, _ = evaluate(make_denoiser(models.load_model(candidate.model_uri)), noisy, candidate.model_uri)
+    return CandidateEvaluator(candidate, scores, noisy, policy)
 
 
-def check(verdict: Verdict, name: str) -> Check:
+def check(verdict: GateResult, name: str) -> Check:
     return next(each for each in verdict.checks if each.name == name)
 
 
@@ -92,7 +92,7 @@ def test_the_better_model_passes_and_the_worse_one_is_refused_on_the_same_images
 
 def test_scores_recorded_for_the_champion_earlier_bear_on_nothing(noisy: NoisySets) -> None:
     champion, challenger = version(blur(2)), version(blur(5))
-    registry.tag("dae", champion.version, {"best_val_mse": "0.0", "val_mse_gaussian": "0.0"})
+    registry.set_version_tags("dae", champion.version, {"best_val_mse": "0.0", "val_mse_gaussian": "0.0"})
     assert judge(challenger, noisy)(champion.version).promoted
 
 
@@ -121,17 +121,17 @@ def test_a_champion_of_another_shape_or_without_files_is_said_so(noisy: NoisySet
         {
             "max_val_mse": 1,
             "clean_input": None,
-            "beat_nothing": False,
-            "works": None,
+            "beat_noisy_input": False,
+            "smoke_test": None,
             "champion": {"incomparable": rule},
         }
     )
     colour = version(network(lambda x: x * 1.0, None, 3), (12, 12, 3))
     large = version(network(lambda x: x * 1.0, 64), (64, 64, 1))
     gone = version(blur(3))
-    shutil.rmtree(models.download(gone.model_uri))
+    shutil.rmtree(models.download_model(gone.model_uri))
     damaged = version(blur(3))
-    (models.download(damaged.model_uri) / storage.MODEL).write_bytes(b"no model")
+    (models.download_model(damaged.model_uri) / storage.MODEL).write_bytes(b"no model")
     found = judge(version(blur(5)), noisy, policy)
     for champion, words in [
         (colour, "it takes images of any size and 3 channels, these are 12x12x1"),
@@ -147,7 +147,7 @@ def test_a_champion_of_another_shape_or_without_files_is_said_so(noisy: NoisySet
 
 def test_without_a_champion_nothing_is_compared(noisy: NoisySets) -> None:
     verdict = judge(
-        version(blur(3)), noisy, GateConfig(max_val_mse=1, clean_input=None, beat_nothing=False, works=None)
+        version(blur(3)), noisy, GateConfig(max_val_mse=1, clean_input=None, beat_noisy_input=False, smoke_test=None)
     )(None)
     assert verdict.promoted
     assert [each.name for each in verdict.checks] == ["val_mse"]
@@ -166,7 +166,7 @@ def test_scores_of_another_model_are_an_error(noisy: NoisySets) -> None:
     first, second = version(blur(3)), version(blur(2))
     scores = judge(first, noisy).scores
     with pytest.raises(ModelError, match="must be those of"):
-        Judge(second, scores, noisy, POLICY)
+        CandidateEvaluator(second, scores, noisy, POLICY)
 
 
 def test_classical_methods_that_are_asked_for_are_measured_in_the_same_run(noisy: NoisySets) -> None:
@@ -188,9 +188,9 @@ def test_a_classical_method_that_cannot_be_run_is_refused_before_the_images_are_
 
 @pytest.mark.slow
 def test_the_version_is_tried_once_for_all_champions(noisy: NoisySets) -> None:
-    policy = GateConfig(max_val_mse=1, clean_input=None, beat_nothing=False)
+    policy = GateConfig(max_val_mse=1, clean_input=None, beat_noisy_input=False)
     registered = version(blur(3))
-    registry.tag("dae", registered.version, {"model_sha256": models.recorded_sha256(registered.model_uri[8:])})
+    registry.set_version_tags("dae", registered.version, {"model_sha256": models.read_sha256(registered.model_uri[8:])})
     found = judge(registered, noisy, policy)
     assert found(None).promoted
     first = found.trial

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dae.config.schema import ChampionPolicy, GateConfig, WorksPolicy
+from dae.config.schema import ChampionPolicy, GateConfig, SmokeTestPolicy
 from dae.evaluation.bootstrap import PairedComparison, PairedDifference
 from dae.promotion import gate
-from dae.promotion.schemas import Evidence, Opponent, Rival, Trial, Verdict
+from dae.promotion.schemas import BaselineComparison, ChampionComparison, GateInputs, GateResult, SmokeTestResult
 from dae.schemas import CleanInput, Quality, Scores, SplitScores
 
 KINDS = ("gaussian", "salt_and_pepper", "poisson", "speckle")
@@ -22,14 +22,17 @@ POLICIES = st.builds(
     GateConfig,
     max_val_mse=st.none() | st.floats(1e-4, 0.2),
     max_val_mse_per_kind=st.dictionaries(st.sampled_from(KINDS), st.floats(1e-4, 0.2)),
-    beat_nothing=st.booleans(),
+    beat_noisy_input=st.booleans(),
     clean_input=st.none() | st.floats(1e-5, 0.1),
     champion=st.none()
     | st.builds(ChampionPolicy, tolerance=st.floats(-0.5, 0.5), tolerance_per_kind=st.none() | st.floats(-0.5, 0.5)),
-    works=st.none() | st.builds(WorksPolicy, any_size=st.booleans(), max_latency_ms=st.none() | st.floats(0.1, 10)),
+    smoke_test=st.none()
+    | st.builds(SmokeTestPolicy, any_size=st.booleans(), max_latency_ms=st.none() | st.floats(0.1, 10)),
     beat_baselines=st.just(()) | st.just(("median", "tv")),
 )
-WORKS = Trial(sha256="a" * 64, recorded_sha256="a" * 64, difference=0.0, latency_ms=1.0, file_mib=1.0, memory_mib=900.0)
+WORKS = SmokeTestResult(
+    sha256="a" * 64, recorded_sha256="a" * 64, difference=0.0, latency_ms=1.0, file_mib=1.0, memory_mib=900.0
+)
 
 
 def quality(mse: float) -> Quality:
@@ -53,31 +56,31 @@ def scored(
     )
 
 
-NO_CHAMPION = Opponent()
+NO_CHAMPION = ChampionComparison()
 
 
 def judge(
     scores: Scores,
     policy: GateConfig,
-    opponent: Opponent = NO_CHAMPION,
-    trial: Trial | None = WORKS,
-    rivals: tuple[Rival, ...] = (),
-) -> Verdict:
+    opponent: ChampionComparison = NO_CHAMPION,
+    trial: SmokeTestResult | None = WORKS,
+    rivals: tuple[BaselineComparison, ...] = (),
+) -> GateResult:
     """Judge by these scores; the version works and there is no champion, if nothing else is said."""
-    return gate.judge(Evidence(scores=scores, opponent=opponent, trial=trial, rivals=rivals), policy)
+    return gate.evaluate_gate(GateInputs(scores=scores, opponent=opponent, trial=trial, rivals=rivals), policy)
 
 
 def compared(low: float, high: float, challenger: float = 0.004, champion: float = 0.004) -> PairedDifference:
     return PairedDifference(challenger=challenger, champion=champion, low=low, high=high, count=100)
 
 
-def against(pooled: PairedDifference, per_kind: dict[str, PairedDifference] | None = None) -> Opponent:
+def against(pooled: PairedDifference, per_kind: dict[str, PairedDifference] | None = None) -> ChampionComparison:
     """Return a champion, version 7, that is met with these differences; equal on every kind if nothing else is said."""
     kinds = dict.fromkeys(KINDS, compared(0, 0)) if per_kind is None else per_kind
-    return Opponent(version="7", comparison=PairedComparison(confidence=0.95, pooled=pooled, per_kind=kinds))
+    return ChampionComparison(version="7", comparison=PairedComparison(confidence=0.95, pooled=pooled, per_kind=kinds))
 
 
-def failed(verdict: Verdict) -> list[str]:
+def failed(verdict: GateResult) -> list[str]:
     return [check.name for check in verdict.checks if not check.passed]
 
 
@@ -138,7 +141,7 @@ def test_a_limit_of_a_kind_holds_for_it_as_drawn_and_in_files() -> None:
 
 
 def test_leaving_clean_images_alone_is_not_enough() -> None:
-    policy = GateConfig(max_val_mse=None, beat_nothing=False, champion=None)
+    policy = GateConfig(max_val_mse=None, beat_noisy_input=False, champion=None)
     assert not judge(scored(), policy).promoted
 
 
@@ -163,7 +166,7 @@ def test_every_reason_of_a_refusal_is_given() -> None:
 def test_an_empty_policy_promotes_nothing() -> None:
     verdict = judge(
         scored(0.0, dict.fromkeys(KINDS, 0.0)),
-        GateConfig(max_val_mse=None, clean_input=None, beat_nothing=False, works=None),
+        GateConfig(max_val_mse=None, clean_input=None, beat_noisy_input=False, smoke_test=None),
     )
     assert not verdict.promoted
     assert verdict.checks == ()
@@ -173,7 +176,7 @@ def test_an_empty_policy_promotes_nothing() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_no_finite_number_refuses(value: float) -> None:
-    limit_only = GateConfig(beat_nothing=False)
+    limit_only = GateConfig(beat_noisy_input=False)
     floor_only = GateConfig(max_val_mse=None)
     one_kind = {**dict.fromkeys(KINDS, 0.004), "speckle": value}
     for scores, policy in [
@@ -222,7 +225,7 @@ def test_a_limit_for_one_kind_holds_for_that_kind(value: float) -> None:
 
 def test_without_a_champion_the_absolute_checks_decide() -> None:
     assert judge(scored(), GateConfig()).promoted
-    only_champion = GateConfig(max_val_mse=None, beat_nothing=False)
+    only_champion = GateConfig(max_val_mse=None, beat_noisy_input=False)
     verdict = judge(scored(), only_champion)
     assert not verdict.promoted
     assert "there is no champion to compare with" in verdict.reasons[0]
@@ -261,13 +264,13 @@ def test_one_kind_worse_than_the_champions_is_refused(kind: str) -> None:
 
 
 def test_a_champion_that_cannot_be_compared_is_handled_by_the_rule() -> None:
-    opponent = Opponent(version="7", trouble="it takes images of 64x64x3")
+    opponent = ChampionComparison(version="7", trouble="it takes images of 64x64x3")
     verdict = judge(scored(), GateConfig(), opponent)
     assert verdict.reasons == ("champion: cannot be compared with version 7: it takes images of 64x64x3",)
     absolute = ChampionPolicy(incomparable="absolute")
     assert judge(scored(), GateConfig(champion=absolute), opponent).promoted
     assert not judge(scored(0.5), GateConfig(champion=absolute), opponent).promoted
-    nothing_else = GateConfig(champion=absolute, max_val_mse=None, beat_nothing=False)
+    nothing_else = GateConfig(champion=absolute, max_val_mse=None, beat_noisy_input=False)
     assert not judge(scored(), nothing_else, opponent).promoted
 
 
@@ -301,36 +304,38 @@ def test_a_version_that_does_not_work_is_refused(change: dict[str, object], name
     trial = WORKS.model_copy(update=change)
     verdict = judge(scored(), GateConfig(), trial=trial)
     assert failed(verdict) == [name]
-    assert judge(scored(), GateConfig(works=None), trial=trial).promoted
-    assert judge(scored(), GateConfig(works=WorksPolicy(any_size=False)), trial=trial).promoted == (
+    assert judge(scored(), GateConfig(smoke_test=None), trial=trial).promoted
+    assert judge(scored(), GateConfig(smoke_test=SmokeTestPolicy(any_size=False)), trial=trial).promoted == (
         name == "other_size"
     )
 
 
 def test_a_version_that_was_not_tried_is_refused() -> None:
-    assert failed(judge(scored(), GateConfig(), trial=None)) == ["works"]
+    assert failed(judge(scored(), GateConfig(), trial=None)) == ["smoke_test"]
 
 
 @pytest.mark.parametrize("budget", ["latency_ms", "file_mib", "memory_mib"])
 def test_a_budget_is_kept(budget: str) -> None:
     used = float(getattr(WORKS, budget))
     for limit, kept in ((used, True), (used * 0.99, False)):
-        policy = GateConfig(works=WorksPolicy.model_validate({f"max_{budget}": limit}))
+        policy = GateConfig(smoke_test=SmokeTestPolicy.model_validate({f"max_{budget}": limit}))
         assert failed(judge(scored(), policy)) == ([] if kept else [budget])
-    policy = GateConfig(works=WorksPolicy.model_validate({f"max_{budget}": 1e9}))
+    policy = GateConfig(smoke_test=SmokeTestPolicy.model_validate({f"max_{budget}": 1e9}))
     assert failed(judge(scored(), policy, trial=WORKS.model_copy(update={budget: None}))) == [budget]
 
 
 @pytest.mark.parametrize(
     ("rivals", "expected"),
     [
-        ((Rival(name="median", mse=0.02, model_mse=0.01, images=9),), []),
-        ((Rival(name="median", mse=0.01, model_mse=0.011, images=9),), ["vs_median"]),
-        ((Rival(name="median", mse=math.nan, model_mse=0.01, images=9),), ["vs_median"]),
+        ((BaselineComparison(name="median", mse=0.02, model_mse=0.01, images=9),), []),
+        ((BaselineComparison(name="median", mse=0.01, model_mse=0.011, images=9),), ["vs_median"]),
+        ((BaselineComparison(name="median", mse=math.nan, model_mse=0.01, images=9),), ["vs_median"]),
         ((), ["vs_median"]),
     ],
 )
-def test_a_classical_method_that_was_asked_for_must_be_beaten(rivals: tuple[Rival, ...], expected: list[str]) -> None:
+def test_a_classical_method_that_was_asked_for_must_be_beaten(
+    rivals: tuple[BaselineComparison, ...], expected: list[str]
+) -> None:
     assert failed(judge(scored(), GateConfig(beat_baselines=("median",)), rivals=rivals)) == expected
     assert judge(scored(), GateConfig(), rivals=rivals).promoted
 
@@ -339,12 +344,12 @@ def compared_by(values: st.SearchStrategy[float]) -> st.SearchStrategy[PairedDif
     return st.builds(PairedDifference, challenger=values, champion=values, low=values, high=values, count=st.just(100))
 
 
-def opponents(values: st.SearchStrategy[float]) -> st.SearchStrategy[Opponent]:
+def opponents(values: st.SearchStrategy[float]) -> st.SearchStrategy[ChampionComparison]:
     met = st.builds(
         PairedComparison, confidence=st.just(0.95), pooled=compared_by(values), per_kind=by_kind_of(compared_by(values))
     )
-    return st.just(Opponent()) | st.builds(
-        Opponent, version=st.just("7"), comparison=st.none() | met, trouble=st.none() | st.just("gone")
+    return st.just(ChampionComparison()) | st.builds(
+        ChampionComparison, version=st.just("7"), comparison=st.none() | met, trouble=st.none() | st.just("gone")
     )
 
 
@@ -353,7 +358,7 @@ def by_kind_of(values: st.SearchStrategy[PairedDifference]) -> st.SearchStrategy
 
 
 TRIALS = st.none() | st.builds(
-    Trial,
+    SmokeTestResult,
     sha256=st.sampled_from(["a" * 64, None]),
     recorded_sha256=st.sampled_from(["a" * 64, "b" * 64, None]),
     difference=st.none() | ANY,
@@ -363,7 +368,8 @@ TRIALS = st.none() | st.builds(
     error=st.none() | st.just("broken"),
 )
 RIVALS = st.lists(
-    st.builds(Rival, name=st.sampled_from(["median", "tv"]), mse=ANY, model_mse=ANY, images=st.just(9)), max_size=2
+    st.builds(BaselineComparison, name=st.sampled_from(["median", "tv"]), mse=ANY, model_mse=ANY, images=st.just(9)),
+    max_size=2,
 ).map(tuple)
 
 
@@ -371,13 +377,13 @@ GENEROUS = st.builds(
     GateConfig,
     max_val_mse=st.none() | st.floats(0.005, 0.2),
     max_val_mse_per_kind=st.dictionaries(st.sampled_from(KINDS), st.floats(0.005, 0.2)),
-    beat_nothing=st.booleans(),
+    beat_noisy_input=st.booleans(),
     clean_input=st.none() | st.floats(1e-5, 0.1),
     champion=st.none()
     | st.builds(ChampionPolicy, tolerance=st.floats(-0.05, 0.5), tolerance_per_kind=st.none() | st.floats(-0.05, 0.5)),
-    works=st.none()
+    smoke_test=st.none()
     | st.builds(
-        WorksPolicy,
+        SmokeTestPolicy,
         any_size=st.booleans(),
         max_latency_ms=st.none() | st.floats(2, 10),
         max_file_mib=st.none() | st.floats(2, 10),
@@ -387,8 +393,8 @@ GENEROUS = st.builds(
 )
 """Policies that the evidence below meets."""
 BETTER = compared(-0.2, -0.1, 0.004, 0.005)
-BEATEN = tuple(Rival(name=name, mse=0.01, model_mse=0.004, images=9) for name in ("median", "tv"))
-GOOD = Evidence(scores=scored(), opponent=against(BETTER, dict.fromkeys(KINDS, BETTER)), trial=WORKS, rivals=BEATEN)
+BEATEN = tuple(BaselineComparison(name=name, mse=0.01, model_mse=0.004, images=9) for name in ("median", "tv"))
+GOOD = GateInputs(scores=scored(), opponent=against(BETTER, dict.fromkeys(KINDS, BETTER)), trial=WORKS, rivals=BEATEN)
 COMPARED = ("challenger", "champion", "low", "high")
 NUMBERS = (
     "scores.validation.pooled.mse",
@@ -405,12 +411,14 @@ NUMBERS = (
 
 def looked_at(path: str, policy: GateConfig) -> bool:
     if path.startswith("scores"):
-        return policy.beat_nothing or "nothing" not in path
+        return policy.beat_noisy_input or "nothing" not in path
     if path.startswith("opponent"):
         asked = policy.champion
         return asked is not None and ("per_kind" not in path or asked.tolerance_per_kind is not None)
     if path.startswith("trial"):
-        return policy.works is not None and getattr(policy.works, path.replace("trial.", "max_"), 0) is not None
+        return (
+            policy.smoke_test is not None and getattr(policy.smoke_test, path.replace("trial.", "max_"), 0) is not None
+        )
     return bool(policy.beat_baselines)
 
 
@@ -430,8 +438,8 @@ def spoiled(record: Any, path: list[str], value: float | None) -> Any:
 @given(GENEROUS, st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_no_verdict_passes_with_one_score_that_is_not_finite(path: str, policy: GateConfig, value: float) -> None:
     """Whatever is asked, if all the others are good; a number that nobody asked for alone is not looked at."""
-    assume(gate.judge(GOOD, policy).promoted)
-    verdict = gate.judge(spoiled(GOOD, path.split("."), value), policy)
+    assume(gate.evaluate_gate(GOOD, policy).promoted)
+    verdict = gate.evaluate_gate(spoiled(GOOD, path.split("."), value), policy)
     assert verdict.promoted == (not looked_at(path, policy))
 
 
@@ -450,7 +458,8 @@ def test_improving_any_score_never_turns_a_promotion_into_a_refusal_whatever_is_
     opponent = data.draw(opponents(finite) | st.just(GOOD.opponent))
     trial = WORKS.model_copy(update={"latency_ms": data.draw(st.floats(0.1, 10)), "difference": 1e-7})
     rivals = tuple(
-        Rival(name=name, mse=0.01, model_mse=data.draw(st.floats(0, 0.012)), images=9) for name in ("median", "tv")
+        BaselineComparison(name=name, mse=0.01, model_mse=data.draw(st.floats(0, 0.012)), images=9)
+        for name in ("median", "tv")
     )
     if not judge(scores, policy, opponent, trial, rivals).promoted:
         return
@@ -485,11 +494,11 @@ def test_a_promotion_rests_on_finite_scores_that_are_all_there_and_within_their_
     assert verdict.promoted == (not verdict.reasons)
     if not verdict.promoted:
         return
-    assert policy.max_val_mse is not None or policy.beat_nothing or policy.max_val_mse_per_kind
+    assert policy.max_val_mse is not None or policy.beat_noisy_input or policy.max_val_mse_per_kind
     if policy.max_val_mse is not None:
         assert math.isfinite(pooled)
         assert pooled <= policy.max_val_mse
-    if policy.beat_nothing:
+    if policy.beat_noisy_input:
         assert model.keys() == nothing.keys() != set()
         assert all(math.isfinite(model[kind]) and model[kind] <= nothing[kind] < math.inf for kind in model)
 

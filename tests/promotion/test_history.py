@@ -3,15 +3,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from dae.promotion import history
-from dae.promotion.history import Entry, Event
+from dae.promotion.history import AuditEntry, Event
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def ledger(*events: tuple[Event, str | None, str | None]) -> list[Entry]:
+def ledger(*events: tuple[Event, str | None, str | None]) -> list[AuditEntry]:
     """Return a ledger of (event, version, champion after it), an entry an hour."""
     return [
-        Entry(
+        AuditEntry(
             number=number,
             id=str(number),
             at=START + timedelta(hours=number),
@@ -45,7 +45,7 @@ def live(start: float, end: float) -> list[str]:
 
 
 def test_who_was_live_when() -> None:
-    found = [(span.version, span.start, span.end) for span in history.spans(STORY)]
+    found = [(span.version, span.start, span.end) for span in history.live_periods(STORY)]
     assert found == [
         ("2", hours(2), hours(4)),
         ("4", hours(4), hours(5)),
@@ -53,9 +53,9 @@ def test_who_was_live_when() -> None:
         ("4", hours(6), hours(7)),
         ("6", hours(8), None),
     ]
-    assert history.champion(STORY) == "6"
-    assert history.spans([]) == []
-    assert history.champion([]) is None
+    assert history.champion_after(STORY) == "6"
+    assert history.live_periods([]) == []
+    assert history.champion_after([]) is None
 
 
 def test_what_was_live_at_a_moment_and_on_a_day() -> None:
@@ -70,33 +70,33 @@ def test_what_was_live_at_a_moment_and_on_a_day() -> None:
 
 def test_rollbacks_walk_back_and_not_forth_again() -> None:
     story: list[tuple[Event, str | None, str | None]] = [("promoted", str(n), str(n)) for n in (1, 2, 3)]
-    assert history.previous(ledger(*story)) == "2"
+    assert history.previous_champion(ledger(*story)) == "2"
     story += [("rolled back", "2", "2")]
-    assert history.previous(ledger(*story)) == "1"
+    assert history.previous_champion(ledger(*story)) == "1"
     story += [("rolled back", "1", "1")]
-    assert history.previous(ledger(*story)) is None
+    assert history.previous_champion(ledger(*story)) is None
     story += [("promoted", "3", "3")]
-    assert history.previous(ledger(*story)) == "1"
+    assert history.previous_champion(ledger(*story)) == "1"
 
 
 def test_a_rollback_to_one_that_was_left_out_puts_it_on_top() -> None:
     story = ledger(("promoted", "1", "1"), ("promoted", "2", "2"), ("rolled back", "1", "1"), ("rolled back", "2", "2"))
-    assert history.champions(story) == ["1", "2"]
+    assert history.champion_line(story) == ["1", "2"]
 
 
 def test_after_the_alias_was_removed_the_last_champion_is_the_previous_one() -> None:
     story = ledger(("promoted", "1", "1"), ("promoted", "2", "2"), ("found", None, None))
-    assert history.previous(story) == "2"
-    assert history.previous(ledger(("found", None, None))) is None
+    assert history.previous_champion(story) == "2"
+    assert history.previous_champion(ledger(("found", None, None))) is None
 
 
 def test_a_version_is_forced_until_the_gate_lets_it_pass() -> None:
-    assert history.forced(STORY, "4") == STORY[3]
-    assert history.forced(STORY, "2") is None
+    assert history.find_forced(STORY, "4") == STORY[3]
+    assert history.find_forced(STORY, "2") is None
     again = ledger(("forced", "1", "1"), ("refused", "1", "1"), ("rolled back", "1", "1"))
-    assert history.forced(again, "1") == again[0]
-    assert history.forced([*again, *ledger(("promoted", "1", "1"))], "1") is None
+    assert history.find_forced(again, "1") == again[0]
+    assert history.find_forced([*again, *ledger(("promoted", "1", "1"))], "1") is None
 
 
 def test_every_champion_there_ever_was_the_latest_first() -> None:
-    assert history.once_live(STORY) == ["6", "4", "5", "2"]
+    assert history.past_champions(STORY) == ["6", "4", "5", "2"]

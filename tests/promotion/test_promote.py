@@ -15,12 +15,12 @@ from dae.config.schema import GateConfig
 from dae.promotion import audit_log, history, promote, registry
 from dae.promotion.registry import RegistryError
 from dae.promotion.rollback import rollback as rollback_of
-from dae.promotion.schemas import Answer, Candidate, Check, Decision, Outcome, Trial, Verdict
+from dae.promotion.schemas import ApprovalAnswer, Candidate, Check, Decision, DecisionEvent, GateResult, SmokeTestResult
 from dae.tracking import models
 from dae.tracking.client import connect
 
 Register = Callable[..., Candidate]
-WORKS = Trial(sha256="a", recorded_sha256="a", difference=0.0)
+WORKS = SmokeTestResult(sha256="a", recorded_sha256="a", difference=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -28,55 +28,55 @@ def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(promote, "MOMENT", 0.01)
 
 
-def verdict(*, promoted: bool, champion: str | None = None) -> Verdict:
+def verdict(*, promoted: bool, champion: str | None = None) -> GateResult:
     reason = "val_mse: 0.00100 is at most 0.00690" if promoted else "val_mse: 0.01000 is above 0.00690"
     check = Check(name="val_mse", value=0.001, limit=0.0069, source="gate", passed=promoted, reason=reason)
-    return Verdict(promoted=promoted, checks=(check,), reasons=() if promoted else (reason,), champion=champion)
+    return GateResult(promoted=promoted, checks=(check,), reasons=() if promoted else (reason,), champion=champion)
 
 
 def decide(
     candidate: Candidate,
     *,
     passes: bool | Callable[[str | None], bool] = True,
-    answer: Answer | None = None,
-    trial: Trial = WORKS,
+    answer: ApprovalAnswer | None = None,
+    trial: SmokeTestResult = WORKS,
     **switches: object,
 ) -> Decision:
-    def judge(champion: str | None, /, *, at_once: bool) -> Verdict:
+    def judge(champion: str | None, /, *, at_once: bool) -> GateResult:
         return verdict(promoted=passes if isinstance(passes, bool) else passes(champion), champion=champion)
 
     policy = GateConfig.model_validate(switches)
-    return promote.decide(candidate, judge, policy, trial=lambda: trial, answer=answer, val_mse=0.001)
+    return promote.decide_promotion(candidate, judge, policy, trial=lambda: trial, answer=answer, val_mse=0.001)
 
 
 def told(name: str = "dae") -> list[tuple[str, str | None, str | None]]:
     """Return the story in the ledger: event, version, and who is live after it."""
-    return [(entry.event, entry.version, entry.champion) for entry in audit_log.read(name)]
+    return [(entry.event, entry.version, entry.champion) for entry in audit_log.read_entries(name)]
 
 
 def tags(version: str) -> dict[str, str]:
-    return dict(registry.version("dae", version).tags)
+    return dict(registry.get_version("dae", version).tags)
 
 
 def test_a_promoted_version_is_the_champion_and_everything_says_so(register_version: Register) -> None:
     candidate = register_version()
     decision = decide(candidate)
     assert (decision.event, decision.promoted) == ("promoted", True)
-    assert registry.aliases("dae") == {"champion": "1"}
+    assert registry.list_aliases("dae") == {"champion": "1"}
     assert told() == [("promoted", "1", "1")]
     assert tags("1")["verdict"] == "promoted"
     assert "0.00690" in tags("1")["verdict_reasons"]
     assert '"name": "val_mse"' in tags("1")["verdict_checks"]
     run = connect().get_run(candidate.run_id)
     assert (run.data.tags["verdict"], run.data.tags["model_version"]) == ("promoted", "1")
-    assert audit_log.state("dae").unsettled == ()
+    assert audit_log.read_state("dae").unsettled == ()
 
 
 def test_a_refusal_leaves_the_champion_and_is_in_the_ledger(register_version: Register) -> None:
     decide(register_version())
     decision = decide(register_version(), passes=False)
     assert (decision.event, decision.promoted) == ("refused", False)
-    assert registry.aliases("dae") == {"champion": "1"}
+    assert registry.list_aliases("dae") == {"champion": "1"}
     assert told()[-1] == ("refused", "2", "1")
     assert tags("2")["verdict"] == "refused"
     assert tags("2")["verdict_reasons"] == "val_mse: 0.01000 is above 0.00690"
@@ -85,27 +85,27 @@ def test_a_refusal_leaves_the_champion_and_is_in_the_ledger(register_version: Re
 def test_the_champion_is_exactly_the_promoted_version_whatever_is_registered_later(register_version: Register) -> None:
     for passes in (True, False, True, False):
         decide(register_version(), passes=passes)
-    assert registry.champion("dae") == "3"
+    assert registry.find_champion("dae") == "3"
     later = register_version()
-    assert registry.aliases("dae") == {"champion": "3", "challenger": later.version}
+    assert registry.list_aliases("dae") == {"champion": "3", "challenger": later.version}
 
 
 def test_a_dry_run_changes_nothing_of_a_version_that_was_judged(register_version: Register) -> None:
     decide(register_version())
     candidate = register_version()
     decide(candidate, passes=False)
-    before = (told(), registry.aliases("dae"), tags("2"))
+    before = (told(), registry.list_aliases("dae"), tags("2"))
     assert decide(candidate, dry_run=True).promoted
     assert not decide(candidate, passes=False, dry_run=True).promoted
     assert decide(candidate, passes=False, dry_run=True, force="demo").event == "forced"
-    assert (told(), registry.aliases("dae"), tags("2")) == before
+    assert (told(), registry.list_aliases("dae"), tags("2")) == before
 
 
 def test_a_new_version_says_what_a_dry_run_found_and_is_no_challenger(register_version: Register) -> None:
     decide(register_version())
     candidate = register_version(dry_run=True)
-    promote.note_dry_run(candidate, decide(candidate, passes=False, dry_run=True))
-    assert registry.aliases("dae") == {"champion": "1"}
+    promote.tag_dry_run(candidate, decide(candidate, passes=False, dry_run=True))
+    assert registry.list_aliases("dae") == {"champion": "1"}
     assert tags("2")["verdict"] == "dry run"
     assert tags("2")["verdict_reasons"] == "would be refused: val_mse: 0.01000 is above 0.00690"
     assert len(told()) == 1
@@ -114,11 +114,11 @@ def test_a_new_version_says_what_a_dry_run_found_and_is_no_challenger(register_v
 def test_a_dry_run_changes_nothing_of_a_version_that_waits_to_be_judged(register_version: Register) -> None:
     decide(register_version())
     candidate = register_version()
-    before = (told(), registry.aliases("dae"), tags("2"))
+    before = (told(), registry.list_aliases("dae"), tags("2"))
     assert decide(candidate, dry_run=True).promoted
-    assert (told(), registry.aliases("dae"), tags("2")) == before
+    assert (told(), registry.list_aliases("dae"), tags("2")) == before
     register_version(dry_run=True)
-    assert registry.aliases("dae") == {"champion": "1", "challenger": "2"}
+    assert registry.list_aliases("dae") == {"champion": "1", "challenger": "2"}
 
 
 def test_a_dry_run_on_a_new_registry_makes_no_ledger(register_version: Register) -> None:
@@ -130,14 +130,14 @@ def test_a_forced_version_carries_who_when_and_why(register_version: Register, m
     monkeypatch.setenv("DAE_ACTOR", "ada")
     decision = decide(register_version(), passes=False, force="demo on Friday")
     assert (decision.event, decision.who, decision.reason) == ("forced", "ada", "demo on Friday")
-    assert registry.champion("dae") == "1"
-    found = registry.version("dae", "1")
+    assert registry.find_champion("dae") == "1"
+    found = registry.get_version("dae", "1")
     assert found.tags["verdict"] == "forced"
     assert (found.tags["forced_by"], found.tags["forced_reason"]) == ("ada", "demo on Friday")
     assert found.description.startswith("FORCED by ada on ")
-    (entry,) = audit_log.read("dae")
+    (entry,) = audit_log.read_entries("dae")
     assert (entry.event, entry.who, entry.reason) == ("forced", "ada", "demo on Friday")
-    assert history.forced(audit_log.read("dae"), "1") == entry
+    assert history.find_forced(audit_log.read_entries("dae"), "1") == entry
     assert found.tags["forced_at"] == entry.at.isoformat(timespec="seconds")
 
 
@@ -148,7 +148,7 @@ def test_whoever_loads_a_forced_model_is_told_whatever_names_it(
     decide(candidate, passes=False, force="demo on Friday")
     for reference in ("1", "models:/dae@champion", candidate.run_id, candidate.model_uri):
         caplog.clear()
-        models.locate(reference)
+        models.locate_model(reference)
         assert "version 1 of dae" in caplog.text
         assert "FORCED" in caplog.text
 
@@ -159,12 +159,12 @@ def test_a_forced_version_stays_marked_until_the_gate_lets_it_pass(register_vers
     decide(register_version())
     decide(candidate, passes=False)
     assert tags("1")["forced_reason"] == "demo on Friday"
-    assert history.forced(audit_log.read("dae"), "1") is not None
+    assert history.find_forced(audit_log.read_entries("dae"), "1") is not None
     decide(candidate)
-    found = registry.version("dae", "1")
+    found = registry.get_version("dae", "1")
     assert "forced_reason" not in found.tags
     assert found.description.startswith("Promoted by ")
-    assert history.forced(audit_log.read("dae"), "1") is None
+    assert history.find_forced(audit_log.read_entries("dae"), "1") is None
 
 
 def test_force_is_not_needed_where_the_gate_lets_pass(register_version: Register) -> None:
@@ -172,16 +172,16 @@ def test_force_is_not_needed_where_the_gate_lets_pass(register_version: Register
 
 
 def test_not_even_force_promotes_a_version_that_does_not_load(register_version: Register) -> None:
-    decision = decide(register_version(), passes=False, force="now", trial=Trial(error="ValueError: no zip"))
+    decision = decide(register_version(), passes=False, force="now", trial=SmokeTestResult(error="ValueError: no zip"))
     assert decision.event == "refused"
     assert "not even by force: loads: ValueError: no zip" in decision.reason
-    assert registry.champion("dae") is None
+    assert registry.find_champion("dae") is None
 
 
 def answered(
-    *, approved: bool | None, event: Outcome = "promoted", champion: str | None = None, comment: str = ""
-) -> Answer:
-    return Answer(approved=approved, who="ada", event=event, champion=champion, comment=comment)
+    *, approved: bool | None, event: DecisionEvent = "promoted", champion: str | None = None, comment: str = ""
+) -> ApprovalAnswer:
+    return ApprovalAnswer(approved=approved, who="ada", event=event, champion=champion, comment=comment)
 
 
 def test_whoever_forces_is_named_beside_who_approves(
@@ -211,7 +211,9 @@ def test_nobody_is_asked_in_a_dry_run_or_about_a_refusal(register_version: Regis
         (answered(approved=True, event="forced"), "refused", "changed after a person was, or was not, asked"),
     ],
 )
-def test_a_persons_answer_decides(register_version: Register, answer: Answer | None, event: str, reason: str) -> None:
+def test_a_persons_answer_decides(
+    register_version: Register, answer: ApprovalAnswer | None, event: str, reason: str
+) -> None:
     decision = decide(register_version(), answer=answer, approval_hours=1)
     assert decision.event == event
     assert reason in decision.reason
@@ -246,7 +248,7 @@ def test_a_registry_that_cannot_be_read_promotes_and_refuses_nothing(
 
 def test_a_champion_from_before_the_ledger_is_met_and_noted(register_version: Register) -> None:
     register_version()
-    registry.point("dae", registry.CHAMPION, "1")
+    registry.set_alias("dae", registry.CHAMPION, "1")
     met: list[str | None] = []
 
     def passes(champion: str | None) -> bool:
@@ -256,21 +258,21 @@ def test_a_champion_from_before_the_ledger_is_met_and_noted(register_version: Re
     decide(register_version(), passes=passes)
     assert met == ["1"]
     assert told() == [("found", "1", "1"), ("promoted", "2", "2")]
-    assert audit_log.read("dae")[0].reason == "live before the ledger began"
+    assert audit_log.read_entries("dae")[0].reason == "live before the ledger began"
 
 
 def test_an_alias_moved_by_other_means_is_told_and_noted(register_version: Register) -> None:
     decide(register_version())
     decide(register_version())
-    registry.point("dae", registry.CHAMPION, "1")
-    (note,) = promote.unfinished("dae")
+    registry.set_alias("dae", registry.CHAMPION, "1")
+    (note,) = promote.describe_pending("dae")
     assert "names version 1, the ledger version 2: it was moved by other means than dae" in note
     decide(register_version(), passes=False)
     assert told()[2:] == [("found", "1", "1"), ("refused", "3", "1")]
-    registry.point("dae", registry.CHAMPION, None)
+    registry.set_alias("dae", registry.CHAMPION, None)
     decide(register_version(), passes=lambda champion: champion is None)
     assert told()[4:] == [("found", None, None), ("promoted", "4", "4")]
-    assert promote.unfinished("dae") == []
+    assert promote.describe_pending("dae") == []
 
 
 def test_a_champion_deleted_by_hand_does_not_block_the_next(register_version: Register) -> None:
@@ -278,10 +280,10 @@ def test_a_champion_deleted_by_hand_does_not_block_the_next(register_version: Re
     connect().delete_model_version("dae", "1")
     decide(register_version())
     assert told() == [("promoted", "1", "1"), ("found", None, None), ("promoted", "2", "2")]
-    assert registry.champion("dae") == "2"
+    assert registry.find_champion("dae") == "2"
 
 
-def rollback(to: str | None = None, trial: Trial = WORKS) -> history.Entry:
+def rollback(to: str | None = None, trial: SmokeTestResult = WORKS) -> history.AuditEntry:
     return rollback_of("dae", "it blurs", lambda _: trial, to)
 
 
@@ -290,13 +292,13 @@ def test_rollback_puts_the_previous_champion_back_and_then_the_one_before(regist
         decide(register_version())
     entry = rollback()
     assert (entry.version, entry.against, entry.reason) == ("2", "3", "it blurs")
-    assert registry.champion("dae") == "2"
+    assert registry.find_champion("dae") == "2"
     assert rollback().version == "1"
     with pytest.raises(RegistryError, match="no champion before"):
         rollback()
     assert rollback("3").version == "3"
     assert [event for event, *_ in told()] == ["promoted"] * 3 + ["rolled back"] * 3
-    assert registry.champion("dae") == "3"
+    assert registry.find_champion("dae") == "3"
     assert (tags("3")["verdict"], tags("3")["verdict_reasons"]) == ("rolled back to", "it blurs")
 
 
@@ -308,7 +310,7 @@ def test_a_champion_that_came_back_is_not_shown_as_refused(register_version: Reg
     assert tags("1")["verdict"] == "refused"
     rollback()
     assert tags("1")["verdict"] == "rolled back to"
-    assert registry.version("dae", "1").description.startswith("Rolled back to by ")
+    assert registry.get_version("dae", "1").description.startswith("Rolled back to by ")
 
 
 def test_a_run_deleted_by_hand_stops_neither_its_promotion_nor_a_rollback(register_version: Register) -> None:
@@ -316,18 +318,18 @@ def test_a_run_deleted_by_hand_stops_neither_its_promotion_nor_a_rollback(regist
     decide(first)
     connect().delete_run(second.run_id)
     decide(second)
-    assert registry.champion("dae") == "2"
-    assert promote.unfinished("dae") == []
+    assert registry.find_champion("dae") == "2"
+    assert promote.describe_pending("dae") == []
     assert rollback().version == "1"
 
 
 def test_rollback_to_a_version_of_a_model_that_no_run_logged(register_version: Register) -> None:
     source = register_version().model_uri
     connect().create_model_version("dae", source)
-    registry.point("dae", registry.CHAMPION, "2")
+    registry.set_alias("dae", registry.CHAMPION, "2")
     decide(register_version())
     assert rollback().version == "2"
-    assert registry.champion("dae") == "2"
+    assert registry.find_champion("dae") == "2"
 
 
 def test_rollback_takes_a_former_champion_only(register_version: Register) -> None:
@@ -340,34 +342,34 @@ def test_rollback_takes_a_former_champion_only(register_version: Register) -> No
     ):
         with pytest.raises(RegistryError, match=message):
             rollback(to)
-        assert registry.champion("dae") == "2"
+        assert registry.find_champion("dae") == "2"
 
 
 def test_rollback_to_a_version_that_does_not_work_changes_nothing(register_version: Register) -> None:
     decide(register_version())
     decide(register_version())
     for trial, message in (
-        (Trial(error="ValueError: no zip"), "loads: ValueError: no zip"),
-        (Trial(sha256="b", recorded_sha256="a", difference=0.0), "checksum"),
-        (Trial(sha256="a", recorded_sha256="a", difference=0.1), "outputs"),
+        (SmokeTestResult(error="ValueError: no zip"), "loads: ValueError: no zip"),
+        (SmokeTestResult(sha256="b", recorded_sha256="a", difference=0.0), "checksum"),
+        (SmokeTestResult(sha256="a", recorded_sha256="a", difference=0.1), "outputs"),
     ):
         with pytest.raises(RegistryError, match=f"version 1 of dae does not work, and 2 stays: {message}"):
             rollback(trial=trial)
-        assert registry.champion("dae") == "2"
+        assert registry.find_champion("dae") == "2"
         assert len(told()) == 2
 
 
 def test_rollback_to_a_version_from_before_digests_were_recorded_works_and_says_so(register_version: Register) -> None:
     decide(register_version())
     decide(register_version())
-    assert "not on record" in rollback(trial=Trial(sha256="b")).reason
-    assert registry.champion("dae") == "1"
+    assert "not on record" in rollback(trial=SmokeTestResult(sha256="b")).reason
+    assert registry.find_champion("dae") == "1"
 
 
 def test_rollback_after_the_alias_was_removed_goes_back_to_the_last_champion(register_version: Register) -> None:
     decide(register_version())
     decide(register_version())
-    registry.point("dae", registry.CHAMPION, None)
+    registry.set_alias("dae", registry.CHAMPION, None)
     assert rollback().version == "2"
 
 
@@ -382,13 +384,13 @@ def test_rollback_while_the_ledger_goes_on_changes_nothing(register_version: Reg
     decide(register_version())
     third = register_version()
 
-    def promoting(_: str) -> Trial:
+    def promoting(_: str) -> SmokeTestResult:
         decide(third)
         return WORKS
 
     with pytest.raises(RegistryError, match="went on meanwhile, and nothing was changed"):
         rollback_of("dae", "it blurs", promoting)
-    assert registry.champion("dae") == "3"
+    assert registry.find_champion("dae") == "3"
 
 
 def test_of_two_challengers_at_once_the_second_meets_the_first(register_version: Register) -> None:
@@ -405,7 +407,7 @@ def test_of_two_challengers_at_once_the_second_meets_the_first(register_version:
     assert not decide(worse, passes=passes).promoted
     assert met == [None, "1"]
     assert told() == [("promoted", "1", "1"), ("refused", "2", "1")]
-    assert registry.champion("dae") == "1"
+    assert registry.find_champion("dae") == "1"
 
 
 def test_the_gate_is_told_of_a_champion_that_came_meanwhile(register_version: Register) -> None:
@@ -413,13 +415,13 @@ def test_the_gate_is_told_of_a_champion_that_came_meanwhile(register_version: Re
     decide(first)
     met: list[tuple[str | None, bool]] = []
 
-    def judge(champion: str | None, /, *, at_once: bool) -> Verdict:
+    def judge(champion: str | None, /, *, at_once: bool) -> GateResult:
         if not met:
             decide(other)
         met.append((champion, at_once))
         return verdict(promoted=True, champion=champion)
 
-    promote.decide(second, judge, GateConfig(), trial=lambda: WORKS)
+    promote.decide_promotion(second, judge, GateConfig(), trial=lambda: WORKS)
     assert met == [("1", False), ("3", True)]
 
 
@@ -434,8 +436,8 @@ def test_the_end_of_a_challenge_leaves_the_challenger_that_came_meanwhile(
         register_version()
 
     monkeypatch.setattr(MlflowClient, "delete_registered_model_alias", registering)
-    registry.withdraw("dae", registry.CHALLENGER, "1")
-    assert registry.alias("dae", registry.CHALLENGER) == "2"
+    registry.remove_alias("dae", registry.CHALLENGER, "1")
+    assert registry.find_alias("dae", registry.CHALLENGER) == "2"
 
 
 def test_a_promotion_that_another_process_is_at_is_not_taken_for_a_moved_alias(
@@ -444,20 +446,20 @@ def test_a_promotion_that_another_process_is_at_is_not_taken_for_a_moved_alias(
     """Between its entry and its alias, somebody else looks: nothing was moved by other means."""
     decide(register_version())
     second, third = register_version(), register_version()
-    original = registry.point
+    original = registry.set_alias
     looked: list[object] = []
 
     def point(name: str, which: str, version: str | None) -> None:
         if version == "2" and not looked:
-            looked.append(promote.settled(name, write=False))
+            looked.append(promote.reconcile(name, write=False))
             decide(third)
         original(name, which, version)
 
-    monkeypatch.setattr(registry, "point", point)
+    monkeypatch.setattr(registry, "set_alias", point)
     decide(second)
     assert looked
     assert [event for event, *_ in told()] == ["promoted"] * 3
-    assert registry.champion("dae") == "3"
+    assert registry.find_champion("dae") == "3"
 
 
 WRITES = (
@@ -513,16 +515,20 @@ def crashed_promotion(register: Register, patch: pytest.MonkeyPatch, number: int
     decide(register(name))
     candidate = register(name)
     crashed = killed(patch, number, lambda: decide(candidate, passes=force is None, force=force))
-    after = len(audit_log.read(name)), registry.champion(name)
+    after = len(audit_log.read_entries(name)), registry.find_champion(name)
     promoted = after[0] == 2
-    if audit_log.state(name).unsettled:
-        assert "was interrupted" in promote.unfinished(name)[0]
-    promote.settled(name)
-    assert promote.unfinished(name) == []
-    assert registry.champion(name) == ("2" if promoted else "1") == history.champion(audit_log.read(name))
-    found = registry.version(name, "2").tags["verdict"]
+    if audit_log.read_state(name).unsettled:
+        assert "was interrupted" in promote.describe_pending(name)[0]
+    promote.reconcile(name)
+    assert promote.describe_pending(name) == []
+    assert (
+        registry.find_champion(name)
+        == ("2" if promoted else "1")
+        == history.champion_after(audit_log.read_entries(name))
+    )
+    found = registry.get_version(name, "2").tags["verdict"]
     assert found == ("forced" if force else "promoted") if promoted else found == "pending"
-    assert (registry.alias(name, "challenger") is None) == promoted
+    assert (registry.find_alias(name, "challenger") is None) == promoted
     return after if crashed else None
 
 
@@ -557,11 +563,11 @@ def test_a_crash_before_any_write_of_the_first_promotion_ever(
         name = f"model{number}"
         candidate = register_version(name)
         crashed = killed(monkeypatch, number, lambda: decide(candidate))  # noqa: B023
-        if not audit_log.read(name):
+        if not audit_log.read_entries(name):
             decide(candidate)
-        promote.settled(name)
+        promote.reconcile(name)
         assert told(name) == [("promoted", "1", "1")]
-        assert registry.aliases(name) == {"champion": "1"}
+        assert registry.list_aliases(name) == {"champion": "1"}
         if not crashed:
             break
     assert not crashed
@@ -573,9 +579,9 @@ def crashed_rollback(register: Register, patch: pytest.MonkeyPatch, number: int)
     decide(register(name))
     decide(register(name))
     crashed = killed(patch, number, lambda: rollback_of(name, "it blurs", lambda _: WORKS))
-    after = len(audit_log.read(name)), registry.champion(name)
-    promote.settled(name)
-    assert registry.champion(name) == ("1" if after[0] == 3 else "2")
+    after = len(audit_log.read_entries(name)), registry.find_champion(name)
+    promote.reconcile(name)
+    assert registry.find_champion(name) == ("1" if after[0] == 3 else "2")
     return after if crashed else None
 
 
@@ -607,25 +613,25 @@ from dae import runtime
 from dae.promotion import promote, registry
 runtime.configure()
 from dae.config.schema import GateConfig
-from dae.promotion.schemas import Check, Trial, Verdict
+from dae.promotion.schemas import Check, SmokeTestResult, GateResult
 own, rounds, gate = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 
 def judge_of(name, version):
     def mse(number):
-        return float(registry.version(name, number).tags["best_val_mse"])
+        return float(registry.get_version(name, number).tags["best_val_mse"])
     def judge(champion, /, *, at_once):
         better = champion is None or mse(version) < mse(champion)
         check = Check(name="val_mse", value=1, limit=1, source="", passed=better, reason=f"met {champion}")
-        return Verdict(promoted=better, checks=(check,), reasons=() if better else (check.reason,), champion=champion)
+        return GateResult(promoted=better, checks=(check,), reasons=() if better else (check.reason,), champion=champion)
     return judge
 
 for number in range(rounds):
     name = f"race{number}"
-    candidate = registry.candidate(name, own)
+    candidate = registry.get_candidate(name, own)
     (gate / f"{number}-{own}").touch()
     while len(list(gate.glob(f"{number}-*"))) < 2:
         time.sleep(0.001)
-    promote.decide(candidate, judge_of(name, own), GateConfig(), trial=Trial)
+    promote.decide_promotion(candidate, judge_of(name, own), GateConfig(), trial=SmokeTestResult)
 """
 
 
@@ -659,12 +665,12 @@ def test_two_processes_that_promote_at_once_on_a_server_end_with_the_better_cham
             for number in range(rounds):
                 name, better = f"race{number}", "1" if number % 2 else "2"
                 worse = "2" if better == "1" else "1"
-                assert registry.aliases(name) == {"champion": better}
+                assert registry.list_aliases(name) == {"champion": better}
                 stories.append(told(name))
                 assert stories[-1] in (
                     [("promoted", better, better), ("refused", worse, better)],
                     [("promoted", worse, worse), ("promoted", better, better)],
                 )
-                assert audit_log.state(name).unsettled == ()
+                assert audit_log.read_state(name).unsettled == ()
         finally:
             server.terminate()

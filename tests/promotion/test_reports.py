@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from dae.cli import app
 from dae.config.schema import ConfigError
 from dae.promotion import reports
-from dae.promotion.reports import Ending, Outcome
+from dae.promotion.reports import Ending, RunOutcome
 from dae.promotion.schemas import PipelineResult
 from dae.tracking.client import connect
 
@@ -53,7 +53,7 @@ def properties(suite: ElementTree.Element) -> dict[str | None, str | None]:
 
 def test_a_promotion_is_a_suite_without_a_fault_and_a_case_for_each_check(make_result: Make) -> None:
     result = make_result()
-    outcome = reports.of(result, LINKS, 12.5)
+    outcome = reports.make_outcome(result, LINKS, 12.5)
     assert outcome.ending == "promoted"
     suite = suite_of(reports.junit_xml(outcome))
     assert (suite.get("name"), suite.get("time")) == (result.run_name, "12.500")
@@ -66,7 +66,7 @@ def test_a_promotion_is_a_suite_without_a_fault_and_a_case_for_each_check(make_r
 
 
 def test_a_refusal_is_a_failure_of_the_check_and_of_the_outcome(make_result: Make) -> None:
-    outcome = reports.of(make_result(mse=BAD), {}, 1)
+    outcome = reports.make_outcome(make_result(mse=BAD), {}, 1)
     suite = suite_of(reports.junit_xml(outcome))
     assert outcome.ending == properties(suite)["outcome"] == "refused"
     (check, *_), *others = faults(suite)
@@ -77,13 +77,13 @@ def test_a_refusal_is_a_failure_of_the_check_and_of_the_outcome(make_result: Mak
 
 def test_a_refusal_by_a_person_is_a_failure_of_the_outcome_alone(make_result: Make) -> None:
     result = make_result(event="refused", reason="not approved by grace: blurred")
-    suite = suite_of(reports.junit_xml(reports.of(result, {}, 1)))
+    suite = suite_of(reports.junit_xml(reports.make_outcome(result, {}, 1)))
     assert faults(suite) == [("outcome", "failure", "refused")]
     assert "not approved by grace: blurred" in str(suite.findtext("testcase[@name='outcome']/system-out"))
 
 
 def test_a_forced_promotion_is_no_failure_of_the_run(make_result: Make) -> None:
-    outcome = reports.of(make_result(mse=BAD, event="forced", reason="the data moved"), {}, 1)
+    outcome = reports.make_outcome(make_result(mse=BAD, event="forced", reason="the data moved"), {}, 1)
     assert outcome.ending == "promoted"
     assert ("outcome", "failure", "refused") not in faults(suite_of(reports.junit_xml(outcome)))
 
@@ -91,35 +91,35 @@ def test_a_forced_promotion_is_no_failure_of_the_run(make_result: Make) -> None:
 @pytest.mark.parametrize("ending", ["failed", "cancelled", "timed out"])
 def test_a_run_that_came_to_no_verdict_is_an_error(ending: Ending) -> None:
     said = "DataError: <nowhere> & \"nothing\"\nbut 'trouble'"
-    suite = suite_of(reports.junit_xml(Outcome(name="mnist", ending=ending, message=said)))
+    suite = suite_of(reports.junit_xml(RunOutcome(name="mnist", ending=ending, message=said)))
     assert faults(suite) == [("outcome", "error", ending)]
     assert suite.findtext("testcase/system-out") == said
-    silent = suite_of(reports.junit_xml(Outcome(name="mnist", ending=ending)))
+    silent = suite_of(reports.junit_xml(RunOutcome(name="mnist", ending=ending)))
     assert silent.find("testcase/error").get("message") == ending  # type: ignore[union-attr]
 
 
 def test_a_run_that_judges_nothing_and_ends_well_is_a_success() -> None:
-    suite = suite_of(reports.junit_xml(Outcome(name="sweep", ending="completed", message="0 closed")))
+    suite = suite_of(reports.junit_xml(RunOutcome(name="sweep", ending="completed", message="0 closed")))
     assert faults(suite) == []
     assert properties(suite) == {"outcome": "completed"}
 
 
 def test_a_score_of_no_images_is_told_as_it_is(make_result: Make) -> None:
-    suite = suite_of(reports.junit_xml(reports.of(make_result(mse=math.nan), {}, 1)))
+    suite = suite_of(reports.junit_xml(reports.make_outcome(make_result(mse=math.nan), {}, 1)))
     assert properties(suite)["val_mse"] == "nan"
     assert properties(suite)["outcome"] == "refused"
 
 
 @given(st.text(st.characters(exclude_categories=("Cc", "Cs", "Cn"))))
 def test_whatever_a_run_says_can_be_read_from_the_xml(message: str) -> None:
-    suite = suite_of(reports.junit_xml(Outcome(name=message, ending="failed", message=message)))
+    suite = suite_of(reports.junit_xml(RunOutcome(name=message, ending="failed", message=message)))
     assert (suite.get("name"), suite.findtext("testcase/system-out") or "") == (message, message)
 
 
 @pytest.mark.parametrize("message", ["\x1b[31mred\x1b[0m", "a\x00b", "a file called \udcff.png"])
 def test_characters_that_xml_has_no_place_for_break_nothing(message: str, tmp_path: Path) -> None:
     summary, junit = tmp_path / "summary.md", tmp_path / "junit.xml"
-    reports.write(Outcome(name="mnist", ending="failed", message=message), summary, junit)
+    reports.write_outcome(RunOutcome(name="mnist", ending="failed", message=message), summary, junit)
     assert faults(suite_of(junit.read_text(encoding="utf-8"))) == [("outcome", "error", "failed")]
     assert summary.read_text(encoding="utf-8").startswith("# mnist: failed")
 
@@ -127,8 +127,8 @@ def test_characters_that_xml_has_no_place_for_break_nothing(message: str, tmp_pa
 def test_markdown_is_appended_and_junit_is_written_anew(tmp_path: Path, make_result: Make) -> None:
     summary, junit = tmp_path / "summary.md", tmp_path / "junit.xml"
     summary.write_text("# Before\n", encoding="utf-8")
-    reports.write(reports.of(make_result(), LINKS, 1), summary, junit)
-    reports.write(Outcome(name="mnist", ending="failed", message="no such path: ü"), summary, junit)
+    reports.write_outcome(reports.make_outcome(make_result(), LINKS, 1), summary, junit)
+    reports.write_outcome(RunOutcome(name="mnist", ending="failed", message="no such path: ü"), summary, junit)
     text = summary.read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.startswith("# ")]
     assert lines == ["# Before", "# Promoted: dae version 7 is the champion.", "# mnist: failed"]
@@ -140,9 +140,9 @@ def test_markdown_is_appended_and_junit_is_written_anew(tmp_path: Path, make_res
 
 
 def test_only_what_is_asked_for_is_written(tmp_path: Path) -> None:
-    reports.write(Outcome(name="mnist", ending="failed"), None, None)
+    reports.write_outcome(RunOutcome(name="mnist", ending="failed"), None, None)
     assert not list(tmp_path.iterdir())
-    reports.write(Outcome(name="mnist", ending="failed"), None, tmp_path / "junit.xml")
+    reports.write_outcome(RunOutcome(name="mnist", ending="failed"), None, tmp_path / "junit.xml")
     assert [each.name for each in tmp_path.iterdir()] == ["junit.xml"]
 
 
@@ -178,7 +178,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 def train(files: tuple[Path, Path], *settings: str) -> tuple[int, str, str]:
     arguments = ["train", "--config", str(SMOKE), "--summary", str(files[0]), "--junit", str(files[1])]
-    arguments += [part for value in (*TINY, "gate.works=null", *settings) for part in ("--set", value)]
+    arguments += [part for value in (*TINY, "gate.smoke_test=null", *settings) for part in ("--set", value)]
     done = CliRunner().invoke(app, arguments)
     return done.exit_code, done.stdout, done.stderr
 

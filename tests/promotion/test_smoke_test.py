@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 
 from dae import storage
-from dae.config.schema import ModelConfig, WorksPolicy
+from dae.config.schema import ModelConfig, SmokeTestPolicy
 from dae.networks import autoencoder, build
 from dae.promotion import gate, registry, smoke_test
-from dae.promotion.schemas import Candidate, Trial
+from dae.promotion.schemas import Candidate, SmokeTestResult
 from dae.tracking import models
 
 Register = Callable[..., Candidate]
 
 
-def failed(found: Trial) -> list[str]:
-    return [check.name for check in (gate.usable(found), *gate.authentic(found)) if not check.passed]
+def failed(found: SmokeTestResult) -> list[str]:
+    return [check.name for check in (gate.check_loads(found), *gate.check_unchanged(found)) if not check.passed]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model's folder as it is logged: the network and the outputs it gave."""
-    model = build.build(ModelConfig(width=4, deep_width=4), (8, 8, 1))
+    model = build.build_network(ModelConfig(width=4, deep_width=4), (8, 8, 1))
     noisy = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     (tmp_path / "data").mkdir()
     model.save(tmp_path / storage.MODEL)
@@ -39,13 +39,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_a_registered_version_works_in_a_process_of_its_own(register_version: Register) -> None:
     candidate = register_version()
-    found = smoke_test.run(candidate.name, candidate.version)
+    found = smoke_test.run_smoke_test(candidate.name, candidate.version)
     assert failed(found) == []
-    assert found.sha256 == found.recorded_sha256 == registry.version("dae", "1").tags["model_sha256"]
+    assert found.sha256 == found.recorded_sha256 == registry.get_version("dae", "1").tags["model_sha256"]
     assert found.difference is not None
     assert found.difference <= 1e-6
     assert found.other_size is None
-    path = models.download(candidate.model_uri) / storage.MODEL
+    path = models.download_model(candidate.model_uri) / storage.MODEL
     assert found.file_mib == path.stat().st_size / 2**20
     assert found.latency_ms is not None
     assert found.latency_ms > 0
@@ -55,7 +55,7 @@ def test_a_registered_version_works_in_a_process_of_its_own(register_version: Re
 
 def test_a_damaged_file_is_what_is_wrong_with_the_version(folder: Path) -> None:
     (folder / storage.MODEL).write_bytes(b"no model")
-    found = smoke_test.examine(folder)
+    found = smoke_test.examine_model(folder)
     assert found.error is not None
     assert found.sha256 == storage.file_sha256(folder / storage.MODEL)
     assert failed(found)[0] == "loads"
@@ -65,26 +65,26 @@ def test_a_process_that_dies_is_an_error_and_says_nothing_of_the_version(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "nonsense")
-    with pytest.raises(smoke_test.TrialError, match="ended with exit code 1"):
+    with pytest.raises(smoke_test.SmokeTestError, match="ended with exit code 1"):
         smoke_test._run(folder)
 
 
 def test_a_trial_that_takes_too_long_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke_test, "TIMEOUT", 0.1)
-    with pytest.raises(smoke_test.TrialError, match="not done after"):
+    with pytest.raises(smoke_test.SmokeTestError, match="not done after"):
         smoke_test._run(folder)
 
 
 def test_a_version_that_is_not_there_is_an_error(register_version: Register) -> None:
     candidate = register_version()
     with pytest.raises(registry.RegistryError, match="dae has no version 9"):
-        smoke_test.run(candidate.name, "9")
+        smoke_test.run_smoke_test(candidate.name, "9")
 
 
 def test_other_weights_give_other_outputs(folder: Path) -> None:
     assert (
         failed(
-            smoke_test.examine(folder).model_copy(
+            smoke_test.examine_model(folder).model_copy(
                 update={"recorded_sha256": storage.file_sha256(folder / storage.MODEL)}
             )
         )
@@ -93,21 +93,21 @@ def test_other_weights_give_other_outputs(folder: Path) -> None:
     model = keras.saving.load_model(folder / storage.MODEL)
     model.set_weights([weight + 0.01 for weight in model.get_weights()])
     model.save(folder / storage.MODEL)
-    found = smoke_test.examine(folder)
+    found = smoke_test.examine_model(folder)
     assert found.difference is not None
     assert found.difference > 1e-4
     assert failed(found) == ["checksum", "outputs"]
 
 
 def test_a_network_of_one_size_says_so(folder: Path) -> None:
-    model = autoencoder.article()
+    model = autoencoder.build_autoencoder()
     noisy = np.random.default_rng(0).random((2, 28, 28, 1), np.float32)
     model.save(folder / storage.MODEL)
     np.savez(folder / storage.REFERENCE, noisy=noisy, restored=model.predict_on_batch(noisy))
-    found = smoke_test.examine(folder)
+    found = smoke_test.examine_model(folder)
     assert found.one_image is None
     assert "images of 1x37x33x1" in str(found.other_size)
-    checks = {check.name: check.passed for check in gate._works(found, WorksPolicy())}
+    checks = {check.name: check.passed for check in gate._smoke_test(found, SmokeTestPolicy())}
     assert not checks["other_size"]
 
 
@@ -118,7 +118,7 @@ def test_outputs_that_are_no_numbers_or_of_another_shape_are_seen(folder: Path) 
         (keras.layers.MaxPooling2D(2)(inputs), "come back as 1x4x4x1"),
     ]:
         keras.Model(inputs, outputs).save(folder / storage.MODEL)
-        found = smoke_test.examine(folder)
+        found = smoke_test.examine_model(folder)
         assert words in str(found.one_image)
         assert "loads" in failed(found)
 
@@ -127,24 +127,24 @@ def test_outputs_that_cannot_be_compared_with_those_on_record_are_not_taken_for_
     with np.load(folder / storage.REFERENCE) as stored:
         noisy = stored["noisy"]
     np.savez(folder / storage.REFERENCE, noisy=noisy, restored=np.zeros((3, 5, 5, 1), np.float32))
-    found = smoke_test.examine(folder)
+    found = smoke_test.examine_model(folder)
     assert found.difference == np.inf
     assert found.one_image is None
-    assert Trial.model_validate_json(json.dumps(found.model_dump(mode="json"))) == found
+    assert SmokeTestResult.model_validate_json(json.dumps(found.model_dump(mode="json"))) == found
     assert failed(found) == ["checksum", "outputs"]
 
 
 def test_a_model_that_would_run_code_is_not_loaded(folder: Path) -> None:
     inputs = keras.Input((8, 8, 1))
     keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs)).save(folder / storage.MODEL)
-    assert "Lambda" in str(smoke_test.examine(folder).error)
+    assert "Lambda" in str(smoke_test.examine_model(folder).error)
 
 
 def test_a_version_without_a_record_of_its_outputs_is_told(folder: Path) -> None:
     (folder / storage.REFERENCE).unlink()
-    found = smoke_test.examine(folder)
+    found = smoke_test.examine_model(folder)
     assert found.difference is None
     assert found.one_image is None
     assert failed(found) == ["checksum", "outputs"]
     shutil.rmtree(folder / "data")
-    assert smoke_test.examine(folder).error is not None
+    assert smoke_test.examine_model(folder).error is not None

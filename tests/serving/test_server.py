@@ -84,11 +84,11 @@ class Server:
 
 def registered() -> tuple[keras.Model, str]:
     """Log a network that changes what it is given as the champion, in the store in use."""
-    model = build.build(ModelConfig(width=4, deep_width=4), (12, 12, 1))
+    model = build.build_network(ModelConfig(width=4, deep_width=4), (12, 12, 1))
     rng = np.random.default_rng(0)
     model.set_weights([weights + rng.normal(0, 0.1, weights.shape) for weights in model.get_weights()])
     with open_run(PipelineConfig(), "none") as run_id:
-        _, uri = log_model.log(run_id, model, rng.random((2, 12, 12, 1), np.float32), "dae")
+        _, uri = log_model.log_model(run_id, model, rng.random((2, 12, 12, 1), np.float32), "dae")
     client = connect()
     client.create_registered_model("dae")
     client.create_model_version("dae", uri, run_id)
@@ -364,7 +364,7 @@ def test_a_port_in_use_is_an_error_before_anything_is_loaded() -> None:
 
 
 def test_what_the_server_itself_fails_at_stays_its_error() -> None:
-    answer = errors.rephrased(504, b"Request processing time exceeded limit", b"{}")
+    answer = errors.rephrase_error(504, b"Request processing time exceeded limit", b"{}")
     assert answer.status_code == 504
     assert json.loads(bytes(answer.body))["message"] == "Request processing time exceeded limit"
 
@@ -380,7 +380,7 @@ def test_a_file_is_no_served_model(reference: str, unused_port: int) -> None:
 Answer = tuple[int, dict[str, str], dict[str, str]]
 
 
-async def asked(guarded: middleware.Guard, body: bytes, *, whole: bool = True) -> Answer:
+async def asked(guarded: middleware.Middleware, body: bytes, *, whole: bool = True) -> Answer:
     """Return status, headers and content of what a guard answers to a request, which need not be sent whole."""
     scope = {
         "type": "http",
@@ -429,7 +429,7 @@ SMALL, BIG = b" " * middleware.LARGE, b" " * (middleware.LARGE + 1)
 def test_large_requests_take_turns_few_wait_and_small_ones_pass() -> None:
     async def main() -> tuple[list[int], Answer, list[Answer]]:
         slow = Slow()
-        guarded = middleware.Guard(slow, 2 * middleware.LARGE)
+        guarded = middleware.Middleware(slow, 2 * middleware.LARGE)
         tasks = [asyncio.create_task(asked(guarded, BIG)) for _ in range(middleware.WAITING + 1)]
         await settled()
         turned_away = await asked(guarded, BIG)
@@ -452,7 +452,7 @@ def test_a_large_request_that_waits_too_long_is_told_so(monkeypatch: pytest.Monk
     monkeypatch.setattr(middleware, "PATIENCE", 0.01)
 
     async def main() -> Answer:
-        guarded = middleware.Guard(Slow(), 2 * middleware.LARGE)
+        guarded = middleware.Middleware(Slow(), 2 * middleware.LARGE)
         first = asyncio.create_task(asked(guarded, BIG))
         await settled()
         second = await asked(guarded, BIG)
@@ -466,7 +466,7 @@ def test_a_large_request_that_waits_too_long_is_told_so(monkeypatch: pytest.Monk
 
 def test_a_request_that_does_not_come_to_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "PATIENCE", 0.01)
-    status, _, content = asyncio.run(asked(middleware.Guard(Slow(), middleware.LARGE), b"{", whole=False))
+    status, _, content = asyncio.run(asked(middleware.Middleware(Slow(), middleware.LARGE), b"{", whole=False))
     assert (status, content["error_code"]) == (408, "REQUEST_TIMEOUT")
 
 
@@ -482,7 +482,7 @@ def test_the_next_turn_comes_once_the_work_is_over_and_not_when_mlflow_gives_it_
 
     async def main() -> None:
         asyncio.get_running_loop().set_default_executor(middleware.Workers(2))
-        guarded = middleware.Guard(gives_up, 2 * middleware.LARGE)
+        guarded = middleware.Middleware(gives_up, 2 * middleware.LARGE)
         assert (await asked(guarded, BIG))[0] == 504
         second = asyncio.create_task(asked(guarded, BIG))
         assert not (await asyncio.wait({second}, timeout=0.1))[0]
@@ -494,7 +494,7 @@ def test_the_next_turn_comes_once_the_work_is_over_and_not_when_mlflow_gives_it_
 
 def test_what_is_in_hand_when_the_server_ends_is_told_so() -> None:
     async def main() -> Answer:
-        task = asyncio.create_task(asked(middleware.Guard(Slow(), middleware.LARGE), b"{}"))
+        task = asyncio.create_task(asked(middleware.Middleware(Slow(), middleware.LARGE), b"{}"))
         await settled()
         task.cancel()
         return await task
@@ -508,7 +508,7 @@ def test_an_application_that_fails_is_the_servers_error() -> None:
     async def fails(*_: Any) -> None:
         raise RuntimeError("the request and everything")
 
-    status, _, content = asyncio.run(asked(middleware.Guard(fails, middleware.LARGE), b"{}"))
+    status, _, content = asyncio.run(asked(middleware.Middleware(fails, middleware.LARGE), b"{}"))
     assert (status, content["error_code"]) == (500, "INTERNAL_ERROR")
     assert "everything" not in content["message"]
 
@@ -521,7 +521,7 @@ def test_what_is_wrong_with_a_large_body_is_not_looked_for(monkeypatch: pytest.M
         await send({"type": "http.response.start", "status": 400, "headers": []})
         await send({"type": "http.response.body", "body": b"{}", "more_body": False})
 
-    status, _, content = asyncio.run(asked(middleware.Guard(refuses, 2 * middleware.LARGE), BIG))
+    status, _, content = asyncio.run(asked(middleware.Middleware(refuses, 2 * middleware.LARGE), BIG))
     assert (status, content) == (400, {"error_code": "BAD_REQUEST", "message": errors.BODY})
 
 
@@ -537,7 +537,7 @@ class Model:
 
 middleware.PATIENCE = server.PATIENCE = 1
 listening = socket.create_server(("127.0.0.1", 0))
-server.run(Model(), listening, 2**20, lambda: print(listening.getsockname()[1], flush=True))
+server.run_server(Model(), listening, 2**20, lambda: print(listening.getsockname()[1], flush=True))
 """
 
 

@@ -44,7 +44,7 @@ def mlflow_server(
 @pytest.mark.usefixtures("prefect_server")
 def test_the_flow_records_and_registers_on_an_mlflow_server(mlflow_server: str, home: Path) -> None:
     result = train_denoiser(loading.load(SMOKE, TINY))
-    assert registry.champion("dae-smoke") == result.version.version == "1"
+    assert registry.find_champion("dae-smoke") == result.version.version == "1"
     assert mlflow.get_tracking_uri() == mlflow_server
     (record,) = tables.as_records(tables.read_runs("smoke"))
     assert (record["run_id"], record["status"], record["model_version"]) == (result.run_id, "FINISHED", "1")

@@ -40,9 +40,9 @@ def test_a_run_is_tagged_with_the_commit_and_whether_anything_was_changed_since(
     git(checkout, "add", ".")
     git(checkout, "commit", "-m", "first")
     commit = git(checkout, "rev-parse", "HEAD")
-    assert provenance.git_tags() == {"git_commit": commit, "git_dirty": "false"}
+    assert provenance.read_git_tags() == {"git_commit": commit, "git_dirty": "false"}
     (checkout / "dae" / "provenance.py").write_text("changed")
-    assert provenance.git_tags() == {"git_commit": commit, "git_dirty": "true"}
+    assert provenance.read_git_tags() == {"git_commit": commit, "git_dirty": "true"}
 
 
 @NEEDS_GIT
@@ -51,27 +51,27 @@ def test_a_file_git_does_not_know_makes_the_checkout_dirty(checkout: Path) -> No
     git(checkout, "add", ".")
     git(checkout, "commit", "-m", "first")
     (checkout / "new.py").write_text("")
-    assert provenance.git_tags()["git_dirty"] == "true"
+    assert provenance.read_git_tags()["git_dirty"] == "true"
 
 
 @NEEDS_GIT
 def test_a_repository_without_a_commit_has_an_unknown_one(checkout: Path) -> None:
     git(checkout, "init")
-    assert provenance.git_tags()["git_commit"] == "unknown"
+    assert provenance.read_git_tags()["git_commit"] == "unknown"
 
 
 def test_outside_a_checkout_the_commit_is_unknown(checkout: Path) -> None:
-    assert provenance.git_tags() == {"git_commit": "unknown", "git_dirty": "unknown"}
+    assert provenance.read_git_tags() == {"git_commit": "unknown", "git_dirty": "unknown"}
 
 
 def test_without_git_the_commit_is_unknown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkout / ".git").mkdir()
     monkeypatch.setenv("PATH", str(checkout))
-    assert provenance.git_tags() == {"git_commit": "unknown", "git_dirty": "unknown"}
+    assert provenance.read_git_tags() == {"git_commit": "unknown", "git_dirty": "unknown"}
 
 
 def test_the_requirements_pin_every_installed_package_once() -> None:
-    lines = provenance.requirements().splitlines()
+    lines = provenance.list_requirements().splitlines()
     assert f"numpy=={importlib.metadata.version('numpy')}" in lines
     assert f"mlflow=={importlib.metadata.version('mlflow')}" in lines
     assert len({line.partition("==")[0] for line in lines}) == len(lines)
@@ -88,7 +88,7 @@ def test_a_logged_model_requires_what_loads_it_and_nothing_that_is_not_installed
 
 
 def test_the_machine_is_described_by_what_bears_on_the_figures() -> None:
-    found = provenance.machine()
+    found = provenance.describe_machine()
     assert found["python"] == platform.python_version()
     assert found["cores"] == os.cpu_count()
     assert found["keras_backend"] == os.environ["KERAS_BACKEND"]

@@ -25,7 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from dae.config.schema import MIN_SIDE, ModelConfig, PipelineConfig
 from dae.networks import autoencoder, build
-from dae.schemas import TrainedOn
+from dae.schemas import TrainingDomain
 from dae.tracking import log_model, pyfunc
 from dae.tracking.client import connect, store_uri
 from dae.tracking.pyfunc import ScoringError, Service
@@ -33,12 +33,12 @@ from dae.tracking.runs import open_run
 
 RNG = np.random.default_rng(0)
 GREY = RNG.normal(0.5, 0.4, (12, 15)).astype(np.float32)
-TRAINED_ON = TrainedOn(image_shape=(12, 12, 1), noise_sigma=(0.1, 0.3), intensity=(0.0, 1.0))
+TRAINED_ON = TrainingDomain(image_shape=(12, 12, 1), noise_sigma=(0.1, 0.3), intensity=(0.0, 1.0))
 
 
 def network(channels: int = 1) -> keras.Model:
     """A network that changes what it is given: as built, the last convolution of each block is zero."""
-    model = build.build(ModelConfig(width=4, deep_width=4), (12, 12, channels))
+    model = build.build_network(ModelConfig(width=4, deep_width=4), (12, 12, channels))
     rng = np.random.default_rng(0)
     model.set_weights([weights + rng.normal(0, 0.1, weights.shape) for weights in model.get_weights()])
     return model
@@ -246,7 +246,7 @@ def test_a_file_with_too_many_pixels_is_refused_by_its_header(
 
 def test_a_model_of_one_size_says_which() -> None:
     with pytest.raises(ScoringError, match="takes images of 28x28, received 12x15x1"):
-        Service(autoencoder.article()).predict(GREY)
+        Service(autoencoder.build_autoencoder()).predict(GREY)
 
 
 def test_the_limits_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +318,7 @@ def elsewhere(folder: Path, noisy: NDArray[Any], backend: str) -> NDArray[Any]:
 def logged() -> str:
     """Log and register the network as champion; return its URI."""
     with open_run(PipelineConfig(), "none") as run_id:
-        _, uri = log_model.log(run_id, GREY_MODEL, RNG.random((2, 12, 12, 1), np.float32), "dae", TRAINED_ON)
+        _, uri = log_model.log_model(run_id, GREY_MODEL, RNG.random((2, 12, 12, 1), np.float32), "dae", TRAINED_ON)
     client = connect()
     client.create_registered_model("dae")
     client.create_model_version("dae", uri, run_id)
@@ -334,7 +334,7 @@ def test_a_logged_model_answers_wherever_mlflow_loads_it_and_says_what_it_was_tr
     np.testing.assert_allclose(loaded.predict(noisy), GREY_MODEL.predict_on_batch(noisy), rtol=0, atol=1e-5)
     assert loaded.predict(file_of(NOISE)) == Service(GREY_MODEL).predict(file_of(NOISE))
     assert loaded.predict(loaded.input_example).shape == loaded.input_example.shape == (2, 12, 12, 1)
-    assert TrainedOn.model_validate(loaded.metadata.metadata["trained_on"]) == TRAINED_ON
+    assert TrainingDomain.model_validate(loaded.metadata.metadata["trained_on"]) == TRAINED_ON
     stored = mlflow.keras.load_model(uri)
     np.testing.assert_allclose(stored.predict_on_batch(noisy), GREY_MODEL.predict_on_batch(noisy), rtol=0, atol=1e-5)
 

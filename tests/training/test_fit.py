@@ -73,7 +73,7 @@ def fitted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
         config = loading.load(settings=[f"data.source={source}", *SMALL])
         images = datasets.ingest(config.data)
         noisy = noisy_datasets.corrupt_sets(images, config.noise)
-        return Fitted(*fit.fit(config, images, noisy, home / "checkpoint"), home / "checkpoint")
+        return Fitted(*fit.fit_network(config, images, noisy, home / "checkpoint"), home / "checkpoint")
 
 
 def curve(history: list[dict[str, float]]) -> list[tuple[float, float]]:
@@ -112,7 +112,7 @@ def test_training_noise_is_fresh_every_epoch(prepare: Callable[..., Prepared]) -
 def test_every_training_image_is_seen_once_an_epoch(prepare: Callable[..., Prepared]) -> None:
     prepared = prepare("train.drop_last=false", "train.page_share=0")
     steps = fit.NoisyBatches(*prepared).steps
-    everything = np.sort(datasets.read(prepared[1].train).reshape(220, -1), axis=0)
+    everything = np.sort(datasets.read_images(prepared[1].train).reshape(220, -1), axis=0)
     for epoch in (0, 1):
         _, clean = pixels(prepared, range(epoch * steps, (epoch + 1) * steps))
         np.testing.assert_array_equal(np.sort(clean.reshape(220, -1), axis=0), everything)
@@ -139,7 +139,7 @@ def test_a_batch_depends_on_its_number_alone(prepare: Callable[..., Prepared]) -
 def test_the_epochs_follow_one_another_in_fit(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
     """Keras asks for the batches ahead of time; what it trains on must still be each epoch's own noise."""
     prepared = prepare("train.learning_rate=1e-30", "train.schedule=constant", "train.epochs=2")
-    model, history = fit.fit(*prepared, tmp_path / "checkpoint")
+    model, history = fit.fit_network(*prepared, tmp_path / "checkpoint")
     steps = fit.NoisyBatches(*prepared).steps
     for epoch, row in enumerate(history):
         noisy, clean = pixels(prepared, range(epoch * steps, (epoch + 1) * steps))
@@ -157,38 +157,38 @@ def test_same_config_and_seed_give_the_same_curve_to_the_last_digit_whatever_was
     monkeypatch.setattr(random, "randint", lambda low, high: low)
     while not re.fullmatch(r"dense_9+6", keras.layers.Dense(1).name):
         pass
-    again = fit.fit(*prepare(), tmp_path / "again")[1]
+    again = fit.fit_network(*prepare(), tmp_path / "again")[1]
     assert curve(again) == curve(fitted.history)
     assert len(again) == 4
 
 
 @pytest.mark.slow
 def test_another_seed_gives_another_curve(prepare: Callable[..., Prepared], fitted: Fitted, tmp_path: Path) -> None:
-    other = fit.fit(*prepare("train.seed=1", "train.epochs=1"), tmp_path / "other")[1]
+    other = fit.fit_network(*prepare("train.seed=1", "train.epochs=1"), tmp_path / "other")[1]
     assert curve(other)[0] != curve(fitted.history)[0]
 
 
 @pytest.mark.slow
 def test_the_best_epoch_is_restored(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
     config, images, noisy = prepare("train.learning_rate=0.03", "train.schedule=constant", "train.epochs=6")
-    model, history = fit.fit(config, images, noisy, tmp_path / "checkpoint")
+    model, history = fit.fit_network(config, images, noisy, tmp_path / "checkpoint")
     values = [row["val_mse"] for row in history]
-    assert fit.validation_mse(model, noisy.validation) == min(values)
+    assert fit.compute_validation_mse(model, noisy.validation) == min(values)
 
 
 @pytest.mark.slow
 def test_patience_stops_and_a_stopped_training_does_not_go_on(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
     prepared = prepare("train.learning_rate=1e-30", "train.schedule=constant", "train.patience=2", "train.epochs=9")
-    _, history = fit.fit(*prepared, tmp_path / "checkpoint")
+    _, history = fit.fit_network(*prepared, tmp_path / "checkpoint")
     assert len(history) == 3
-    _, again = fit.fit(*prepared, tmp_path / "checkpoint")
+    _, again = fit.fit_network(*prepared, tmp_path / "checkpoint")
     assert again == history
 
 
 def test_divergence_is_an_error(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
     prepared = prepare("train.learning_rate=1e30", "train.schedule=constant")
     with pytest.raises(fit.TrainingDivergedError, match="must be finite"):
-        fit.fit(*prepared, tmp_path / "checkpoint")
+        fit.fit_network(*prepared, tmp_path / "checkpoint")
 
 
 def test_validation_mse_is_that_of_the_predictions(prepare: Callable[..., Prepared], fitted: Fitted) -> None:
@@ -212,7 +212,7 @@ noisy = noisy_datasets.corrupt_sets(images, config.noise)
 def report(epoch, row):
     if epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-fit.fit(config, images, noisy, Path(sys.argv[1]), report)
+fit.fit_network(config, images, noisy, Path(sys.argv[1]), report)
 """
 
 
@@ -228,7 +228,7 @@ def test_a_killed_training_resumes_and_ends_as_an_undisturbed_one(
     assert len(Checkpoint.open(tmp_path / "killed", prepared[0].digest).history) == 2
 
     reported: list[int] = []
-    resumed, history = fit.fit(*prepared, tmp_path / "killed", lambda epoch, row: reported.append(epoch))
+    resumed, history = fit.fit_network(*prepared, tmp_path / "killed", lambda epoch, row: reported.append(epoch))
     assert curve(history) == curve(fitted.history)
     assert reported == [0, 1, 2, 3]
     for first, second in zip(resumed.get_weights(), fitted.model.get_weights(), strict=True):
@@ -237,19 +237,19 @@ def test_a_killed_training_resumes_and_ends_as_an_undisturbed_one(
 
 def test_a_checkpoint_of_another_configuration_is_refused(prepare: Callable[..., Prepared], fitted: Fitted) -> None:
     with pytest.raises(CheckpointError, match="under its own configuration"):
-        fit.fit(*prepare("train.epochs=2"), fitted.checkpoint)
+        fit.fit_network(*prepare("train.epochs=2"), fitted.checkpoint)
 
 
 def test_a_damaged_checkpoint_is_an_error(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "state.json").write_text('{"history": [')
     with pytest.raises(CheckpointError, match=r"state\.json: must be the state of a training"):
-        fit.fit(*prepare(), tmp_path / "checkpoint")
+        fit.fit_network(*prepare(), tmp_path / "checkpoint")
 
 
 def test_the_cosine_schedule_ends_at_zero(prepare: Callable[..., Prepared]) -> None:
     config, images, _ = prepare()
-    model = fit.compiled(config, images)
+    model = fit.compile_model(config, images)
     steps = config.train.epochs * fit.steps_per_epoch(config.train, images.train.count)
     schedule = model.optimizer._learning_rate
     assert isinstance(schedule, keras.optimizers.schedules.CosineDecay)
@@ -268,7 +268,7 @@ def test_an_epoch_of_fewer_steps_goes_through_the_same_batches(prepare: Callable
 
 
 def test_the_optimizer_is_the_configured_one(prepare: Callable[..., Prepared]) -> None:
-    found = {name: fit.compiled(*prepare(f"train.optimizer={name}")[:2]).optimizer for name in ("muon", "adam")}
+    found = {name: fit.compile_model(*prepare(f"train.optimizer={name}")[:2]).optimizer for name in ("muon", "adam")}
     assert isinstance(found["muon"], Muon)
     assert type(found["adam"]) is keras.optimizers.Adam
 
@@ -305,5 +305,5 @@ def test_patches_are_not_cut_from_pages(prepare: Callable[..., Prepared], tmp_pa
         "train.batch_size=16",
     )
     _, clean = fit.NoisyBatches(*prepared)[0]
-    patches = datasets.read(prepared[1].train)
+    patches = datasets.read_images(prepared[1].train)
     assert all((patches == patch).all(axis=(1, 2, 3)).any() for patch in clean)

@@ -44,7 +44,7 @@ def curve(history: list[dict[str, float]]) -> list[tuple[float, float]]:
 def test_layers_compute_in_the_lower_type_and_weights_and_outputs_stay_float32(
     network: ModelConfig, precision: str
 ) -> None:
-    model = build.build(network, (28, 28, 1), precision)
+    model = build.build_network(network, (28, 28, 1), precision)
     convolutions = [layer for layer in model.layers if isinstance(layer, CONVOLUTIONS)]
     *inner, _ = convolutions
     assert {layer.compute_dtype for layer in inner} == {precision.removeprefix("mixed_")}
@@ -54,9 +54,9 @@ def test_layers_compute_in_the_lower_type_and_weights_and_outputs_stay_float32(
 
 
 def test_a_precision_does_not_outlive_its_network() -> None:
-    build.build(NETWORKS[0], (28, 28, 1), "mixed_bfloat16")
+    build.build_network(NETWORKS[0], (28, 28, 1), "mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32"
-    after = build.build(NETWORKS[0], (28, 28, 1))
+    after = build.build_network(NETWORKS[0], (28, 28, 1))
     assert {layer.compute_dtype for layer in after.layers} == {"float32"}
 
 
@@ -73,7 +73,7 @@ def test_training_in_bfloat16_restores_better_than_doing_nothing(
     prepare: Callable[..., Prepared], tmp_path: Path
 ) -> None:
     prepared = prepare("mixed_bfloat16", "train.epochs=8", "train.batch_size=32")
-    _, history = fit.fit(*prepared, tmp_path / "checkpoint")
+    _, history = fit.fit_network(*prepared, tmp_path / "checkpoint")
     damaged, clean, _ = noisy_datasets.read_block(prepared[2].validation, slice(None))
     assert min(row["val_mse"] for row in history) < np.mean((np.clip(damaged, 0, 1) - clean) ** 2) / 2
 
@@ -82,16 +82,16 @@ def test_training_in_bfloat16_restores_better_than_doing_nothing(
 def test_float16_scales_its_loss_and_resumes_where_it_was(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
     """The scale of the loss is part of the optimizer's state, so an interrupted training ends as an undisturbed one."""
     prepared = prepare("mixed_float16")
-    assert isinstance(fit.compiled(*prepared[:2]).optimizer, keras.optimizers.LossScaleOptimizer)
+    assert isinstance(fit.compile_model(*prepared[:2]).optimizer, keras.optimizers.LossScaleOptimizer)
 
     def stop(epoch: int, row: Mapping[str, float]) -> None:
         if epoch == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit.fit(*prepared, tmp_path / "stopped", stop)
-    resumed, history = fit.fit(*prepared, tmp_path / "stopped")
-    undisturbed, expected = fit.fit(*prepared, tmp_path / "undisturbed")
+        fit.fit_network(*prepared, tmp_path / "stopped", stop)
+    resumed, history = fit.fit_network(*prepared, tmp_path / "stopped")
+    undisturbed, expected = fit.fit_network(*prepared, tmp_path / "undisturbed")
     assert curve(history) == curve(expected)
     for first, second in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)

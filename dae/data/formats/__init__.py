@@ -7,7 +7,7 @@ from types import ModuleType
 
 from dae.data.arrays import DataError
 from dae.data.formats import jpeg, npy, png, tiff
-from dae.data.formats.base import Described, Restore
+from dae.data.formats.base import ImageInfo, Restore
 
 FORMATS = {
     ".png": png,
@@ -30,7 +30,7 @@ def same_format(one: Path, other: Path) -> bool:
     return FORMATS.get(one.suffix.lower()) is FORMATS.get(other.suffix.lower())
 
 
-def describe(path: Path) -> Described:
+def describe(path: Path) -> ImageInfo:
     """Return what a file holds, from its header.
 
     Raises
@@ -40,7 +40,7 @@ def describe(path: Path) -> Described:
     """
     if path.is_symlink() and not path.exists():
         raise DataError(path, "must be a file", f"a link to {path.readlink()}, which is not there")
-    described: Described = _format(path).describe(path)
+    described: ImageInfo = _format(path).describe(path)
     return described
 
 

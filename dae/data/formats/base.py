@@ -16,7 +16,7 @@ Restore = Callable[[Pixels], Pixels]
 
 
 @dataclass(frozen=True)
-class Described:
+class ImageInfo:
     """What a file holds: its pages, and the shape ``(H, W, C)`` and the type of the first."""
 
     pages: int
@@ -30,7 +30,7 @@ class Described:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def decoding_errors(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into a `DataError` about the file."""
     try:
         yield
@@ -40,14 +40,14 @@ def readable(path: Path) -> Iterator[None]:
         raise DataError(path, "must be a readable image", f"{type(error).__name__}: {error}") from error
 
 
-def with_alpha_kept(images: Pixels, restore: Restore) -> Pixels:
+def restore_stack(images: Pixels, restore: Restore) -> Pixels:
     """Return images ``(N, H, W, C)``, C 1 to 4, with their colours restored and their alpha as it was."""
     if images.shape[3] in (1, 3):
         return restore(images)
     return np.concatenate([restore(images[..., :-1]), images[..., -1:]], axis=3, dtype=images.dtype)
 
 
-def page_restored(page: Pixels, restore: Restore) -> Pixels:
+def restore_page(page: Pixels, restore: Restore) -> Pixels:
     """Return one image, ``(H, W)`` or ``(H, W, C)``, with its colours restored; where it has alpha, in its own memory."""
     if page.ndim == 2:
         return np.asarray(restore(page[None, ..., None])[0, ..., 0])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dae.data.arrays import DataError
-from dae.data.formats.base import Described, Restore, page_restored, readable
+from dae.data.formats.base import ImageInfo, Restore, decoding_errors, restore_page
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +28,7 @@ METADATA = ("icc_profile", "exif", "xmp", "dpi", "comment")
 def _opened(path: Path) -> Iterator[Image]:
     from PIL import Image
 
-    with readable(path), warnings.catch_warnings():
+    with decoding_errors(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(path, formats=("JPEG",))
     with image:
@@ -37,7 +37,7 @@ def _opened(path: Path) -> Iterator[Image]:
         yield image
 
 
-def describe(path: Path) -> Described:
+def describe(path: Path) -> ImageInfo:
     """Return what a file holds, from its header.
 
     Raises
@@ -46,7 +46,7 @@ def describe(path: Path) -> Described:
         If it cannot be read, or is neither grey nor RGB.
     """
     with _opened(path) as image:
-        return Described(1, (image.height, image.width, len(image.getbands())), "uint8")
+        return ImageInfo(1, (image.height, image.width, len(image.getbands())), "uint8")
 
 
 def rewrite(source: Path, target: Path, restore: Restore) -> None:
@@ -61,8 +61,8 @@ def rewrite(source: Path, target: Path, restore: Restore) -> None:
 
     with _opened(source) as image:
         kept = {name: image.info[name] for name in METADATA if name in image.info}
-        with readable(source):
+        with decoding_errors(source):
             pixels = np.asarray(image)
-    restored = page_restored(pixels, restore)
+    restored = restore_page(pixels, restore)
     del pixels
     Image.fromarray(restored).save(target, "JPEG", quality=QUALITY, subsampling=0, **kept)

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from dae.data.arrays import DataError, ImageError, Pixels, as_stack
-from dae.data.formats.base import Described, Restore, readable, with_alpha_kept
-from dae.networks.predict import batch_size
+from dae.data.formats.base import ImageInfo, Restore, decoding_errors, restore_stack
+from dae.networks.predict import choose_batch_size
 
 
 def _opened(path: Path) -> tuple[Pixels, Pixels]:
     """Return the array, mapped, and a view of it as images ``(N, H, W, C)``."""
-    with readable(path):
+    with decoding_errors(path):
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(mapped, np.ndarray):
         mapped.close()
@@ -24,7 +24,7 @@ def _opened(path: Path) -> tuple[Pixels, Pixels]:
         raise DataError(path, error.rule, error.found) from error
 
 
-def describe(path: Path) -> Described:
+def describe(path: Path) -> ImageInfo:
     """Return what a file holds, from its header.
 
     Raises
@@ -34,7 +34,7 @@ def describe(path: Path) -> Described:
     """
     _, stack = _opened(path)
     count, height, width, channels = stack.shape
-    return Described(count, (height, width, channels), str(stack.dtype))
+    return ImageInfo(count, (height, width, channels), str(stack.dtype))
 
 
 def rewrite(source: Path, target: Path, restore: Restore) -> None:
@@ -48,7 +48,7 @@ def rewrite(source: Path, target: Path, restore: Restore) -> None:
     mapped, stack = _opened(source)
     columns_first = mapped.flags.f_contiguous and not mapped.flags.c_contiguous
     out = np.lib.format.open_memmap(target, "w+", mapped.dtype, mapped.shape, fortran_order=columns_first)
-    places, size = as_stack(out), batch_size(stack.shape[1:])
+    places, size = as_stack(out), choose_batch_size(stack.shape[1:])
     for start in range(0, len(stack), size):
-        places[start : start + size] = with_alpha_kept(stack[start : start + size], restore)
+        places[start : start + size] = restore_stack(stack[start : start + size], restore)
     out.flush()

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dae.data.arrays import DataError, Pixels
-from dae.data.formats.base import Described, Restore, page_restored, readable
+from dae.data.formats.base import ImageInfo, Restore, decoding_errors, restore_page
 
 LEVEL = 3
 """Of compression: a quarter of the time that the default takes, for a file 5 % larger."""
@@ -25,7 +25,7 @@ CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 METADATA = {b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"pHYs", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 
 
-def describe(path: Path) -> Described:
+def describe(path: Path) -> ImageInfo:
     """Return what a file holds, from its header.
 
     Raises
@@ -44,7 +44,7 @@ def describe(path: Path) -> Described:
         raise DataError(path, f"must have a colour type of {', '.join(map(str, CHANNELS))}", str(colour))
     if animated:
         raise DataError(path, "must be a single image", "an animation")
-    return Described(1, (height, width, channels), "uint16" if bits == 16 else "uint8")
+    return ImageInfo(1, (height, width, channels), "uint16" if bits == 16 else "uint8")
 
 
 def _is_animated(file: BinaryIO) -> bool:
@@ -66,10 +66,10 @@ def rewrite(source: Path, target: Path, restore: Restore) -> None:
     DataError
         If it cannot be read, or is an animation.
     """
-    with readable(source):
+    with decoding_errors(source):
         describe(source)
         pixels, metadata = _read(source)
-    restored = page_restored(pixels, restore)
+    restored = restore_page(pixels, restore)
     del pixels
     _write(target, restored, metadata)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dae.data.arrays import DataError, Pixels
-from dae.data.formats.base import Described, Restore, page_restored, readable
+from dae.data.formats.base import ImageInfo, Restore, decoding_errors, restore_page
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -68,7 +68,7 @@ def _undamaged(path: Path) -> Iterator[None]:
         _heard.records = outer
 
 
-def describe(path: Path) -> Described:
+def describe(path: Path) -> ImageInfo:
     """Return the number of pages, and what the first one holds.
 
     Raises
@@ -78,11 +78,11 @@ def describe(path: Path) -> Described:
     """
     import tifffile
 
-    with readable(path), _undamaged(path), tifffile.TiffFile(path) as tiff:
+    with decoding_errors(path), _undamaged(path), tifffile.TiffFile(path) as tiff:
         pages = _pages(path, tiff)
         first: Any = pages[0]
         channels = 3 if first.photometric.name == "PALETTE" else first.samplesperpixel
-        return Described(len(pages), (first.imagelength, first.imagewidth, channels), str(first.dtype))
+        return ImageInfo(len(pages), (first.imagelength, first.imagewidth, channels), str(first.dtype))
 
 
 def rewrite(source: Path, target: Path, restore: Restore) -> None:
@@ -95,16 +95,16 @@ def rewrite(source: Path, target: Path, restore: Restore) -> None:
     """
     import tifffile
 
-    with readable(source), _undamaged(source):
+    with decoding_errors(source), _undamaged(source):
         tiff = tifffile.TiffFile(source)
     with tiff:
-        with readable(source), _undamaged(source):
+        with decoding_errors(source), _undamaged(source):
             pages = _pages(source, tiff)
         with tifffile.TiffWriter(target, bigtiff=tiff.is_bigtiff, byteorder=tiff.byteorder) as writer:
             for page in pages:
-                with readable(source), _undamaged(source):
+                with decoding_errors(source), _undamaged(source):
                     pixels = _read(page)
-                data = _as_stored(page, page_restored(pixels, restore))
+                data = _as_stored(page, restore_page(pixels, restore))
                 del pixels
                 writer.write(data, **_layout(page), **_metadata(page))
 

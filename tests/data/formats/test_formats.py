@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from dae.data import formats
 from dae.data.arrays import DataError
-from dae.data.formats.base import Described
+from dae.data.formats.base import ImageInfo
 
 RNG = np.random.default_rng(0)
 
@@ -44,7 +44,7 @@ def test_png_keeps_bits_channels_and_alpha(tmp_path: Path, dtype: Any, channels:
     image = pixels(11, 17, channels, dtype=dtype)
     path = tmp_path / "a.png"
     path.write_bytes(imagecodecs.png_encode(image if channels > 1 else image[..., 0]))
-    assert formats.describe(path) == Described(1, (11, 17, channels), np.dtype(dtype).name)
+    assert formats.describe(path) == ImageInfo(1, (11, 17, channels), np.dtype(dtype).name)
     out = rewritten(path).read_bytes()
     found = imagecodecs.png_decode(out).reshape(image.shape)
     colours = channels - (channels in (2, 4))

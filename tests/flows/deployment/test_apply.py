@@ -119,7 +119,7 @@ def test_on_a_new_server_everything_is_missing_and_checking_makes_nothing(first:
     code, out, err = first.checked
     assert (code, err) == (10, "")
     assert words(out)[:-1] == lines("missing")
-    assert out.splitlines()[-1] == f"9 of 9 differ; {command_lines.dae('deploy')} changes that."
+    assert out.splitlines()[-1] == f"9 of 9 differ; {command_lines.dae_command('deploy')} changes that."
     assert first.untouched
 
 
@@ -175,7 +175,7 @@ def test_what_was_changed_on_the_server_is_named_and_put_right(deployed: Path, c
     change_five(client)
     code, out, _ = deploy("--check")
     assert code == 10
-    assert out.splitlines()[-1] == f"5 of 9 differ; {command_lines.dae('deploy')} changes that."
+    assert out.splitlines()[-1] == f"5 of 9 differ; {command_lines.dae_command('deploy')} changes that."
     differing = {
         "work pool": ["dae"],
         "deployment": ["retrain", "sweep"],
@@ -216,7 +216,7 @@ def test_a_second_automation_of_one_name_is_named_and_goes(deployed: Path, clien
     (silent,) = client.read_automations_by_name("dae-crash-silent")
     client.create_automation(AutomationCore.model_validate(silent.model_dump(exclude={"id", "owner_resource"})))
     code, out, _ = deploy("--check")
-    assert (code, out.splitlines()[-1]) == (10, f"1 of 9 differ; {command_lines.dae('deploy')} changes that.")
+    assert (code, out.splitlines()[-1]) == (10, f"1 of 9 differ; {command_lines.dae_command('deploy')} changes that.")
     assert "asked for once, found 2 times" in out
     assert ["updated", "automation", "dae-crash-silent"] in words(deploy().out)
     assert len(client.read_automations_by_name("dae-crash-silent")) == 1
@@ -310,7 +310,7 @@ def test_what_was_changed_in_a_configuration_is_named(deployed: Path) -> None:
 
 
 def test_without_a_webhook_only_what_needs_none_is_asked_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {each.name: each.actions for each in spec.automations(project / "deploy" / "server.yaml", None)}
+    asked = {each.name: each.actions for each in spec.read_automations(project / "deploy" / "server.yaml", None)}
     assert {name: [action.type for action in actions] for name, actions in asked.items()} == {
         "dae-cancel-hanging": ["cancel-flow-run"],
         "dae-crash-silent": ["change-flow-run-state"],

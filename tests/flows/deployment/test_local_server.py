@@ -19,7 +19,7 @@ import sys
 from dae import runtime, storage
 runtime.configure(terminal=True)
 from flows.deployment import local_server
-api_url = local_server.start()
+api_url = local_server.start_server()
 try:
     url = api_url()
 except local_server.ServerError as error:
@@ -138,7 +138,7 @@ def test_a_users_home_that_is_unknown_or_cannot_be_read_is_done_without(
         raise error
 
     monkeypatch.delenv("PREFECT_HOME")
-    monkeypatch.setattr(storage, "home", lambda: home)
+    monkeypatch.setattr(storage, "project_home", lambda: home)
     monkeypatch.setattr(Path, "expanduser" if isinstance(error, RuntimeError) else "is_file", fail)
     assert runtime._prefect_settings() == {"PREFECT_HOME": str(home / ".dae" / "prefect")}
 

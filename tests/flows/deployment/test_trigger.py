@@ -50,7 +50,7 @@ from dae.promotion.reports import Ending
 from dae.promotion.schemas import PipelineResult
 from dae.tracking.client import connect
 from dae.tracking.runs import open_run
-from flows.close_orphaned_runs import sweep
+from flows.close_orphaned_runs import close_orphaned_runs
 from flows.deployment import trigger
 from flows.deployment.apply import DeploymentError
 from flows.train import train_denoiser
@@ -92,12 +92,12 @@ def deployed(client: SyncPrefectClient) -> Iterator[Deployed]:
             enforce_parameter_schema=True,
         ),
         client.create_deployment(
-            client.create_flow(sweep),
+            client.create_flow(close_orphaned_runs),
             "t-sweep",
-            parameter_openapi_schema=sweep.parameters.model_dump(),
+            parameter_openapi_schema=close_orphaned_runs.parameters.model_dump(),
             enforce_parameter_schema=True,
         ),
-        client.create_deployment(client.create_flow(sweep), "t-train"),
+        client.create_deployment(client.create_flow(close_orphaned_runs), "t-train"),
     )
     yield made
     for each in made:
@@ -111,10 +111,10 @@ TRAIN = "train-denoiser/t-train"
 
 
 def test_a_deployment_is_found_by_its_name_or_with_its_flows(client: SyncPrefectClient, deployed: Deployed) -> None:
-    assert trigger.find(client, "t-sweep").id == deployed.sweep
-    assert trigger.find(client, "sweep/t-sweep").id == deployed.sweep
-    assert trigger.find(client, TRAIN).id == deployed.train
-    assert trigger.find(client, "sweep/t-train").id == deployed.twin
+    assert trigger.find_deployment(client, "t-sweep").id == deployed.sweep
+    assert trigger.find_deployment(client, "sweep/t-sweep").id == deployed.sweep
+    assert trigger.find_deployment(client, TRAIN).id == deployed.train
+    assert trigger.find_deployment(client, "sweep/t-train").id == deployed.twin
 
 
 @pytest.mark.parametrize("name", ["t-train", "nothing", "train-denoiser/t-sweep", "sweep", ""])
@@ -122,7 +122,7 @@ def test_a_name_of_none_or_of_two_is_refused_with_those_there_are(
     client: SyncPrefectClient, deployed: Deployed, name: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"received {name}$") as refused:
-        trigger.find(client, name)
+        trigger.find_deployment(client, name)
     for known in ("sweep/t-sweep", "sweep/t-train", TRAIN):
         assert known in str(refused.value)
 
@@ -131,11 +131,11 @@ def test_a_deployment_that_trains_gets_its_own_configuration_changed(
     client: SyncPrefectClient, deployed: Deployed
 ) -> None:
     found = client.read_deployment(deployed.train)
-    assert trigger.parameters(found, None, []) == {"config": CONFIG.model_dump(mode="json")}
-    asked = trigger.parameters(found, None, ["train.epochs=9", "gate.dry_run=true"])
+    assert trigger.make_parameters(found, None, []) == {"config": CONFIG.model_dump(mode="json")}
+    asked = trigger.make_parameters(found, None, ["train.epochs=9", "gate.dry_run=true"])
     config = PipelineConfig.model_validate(asked["config"])
     assert (config.train.epochs, config.gate.dry_run, config.tracking.model_name) == (9, True, "other")
-    asked = trigger.parameters(found, PipelineConfig(), ["train.epochs=9"])
+    asked = trigger.make_parameters(found, PipelineConfig(), ["train.epochs=9"])
     config = PipelineConfig.model_validate(asked["config"])
     assert (config.train.epochs, config.tracking.model_name) == (9, "dae")
 
@@ -153,34 +153,34 @@ def test_a_setting_that_breaks_a_rule_is_refused(
     client: SyncPrefectClient, deployed: Deployed, setting: str, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        trigger.parameters(client.read_deployment(deployed.train), None, [setting])
+        trigger.make_parameters(client.read_deployment(deployed.train), None, [setting])
 
 
 def test_another_deployment_gets_its_parameters_with_their_defaults(
     client: SyncPrefectClient, deployed: Deployed
 ) -> None:
     found = client.read_deployment(deployed.sweep)
-    assert trigger.parameters(found, None, []) == {"dry_run": False}
-    assert trigger.parameters(found, None, ["dry_run=true"]) == {"dry_run": True}
+    assert trigger.make_parameters(found, None, []) == {"dry_run": False}
+    assert trigger.make_parameters(found, None, ["dry_run=true"]) == {"dry_run": True}
     with pytest.raises(ConfigError, match="gate: unknown key; known here: dry_run"):
-        trigger.parameters(found, None, ["gate.dry_run=true"])
+        trigger.make_parameters(found, None, ["gate.dry_run=true"])
     with pytest.raises(ConfigError, match="--config and the gate's switches are for deployments that train, t-sweep"):
-        trigger.parameters(found, CONFIG, [])
+        trigger.make_parameters(found, CONFIG, [])
 
 
 def test_what_the_server_does_not_take_is_told(client: SyncPrefectClient, deployed: Deployed) -> None:
     found = client.read_deployment(deployed.sweep)
     with pytest.raises(DeploymentError, match="t-sweep: the server refuses the run"):
-        trigger.start(client, found, {"dry_run": "perhaps"}, "ada")
+        trigger.start_run(client, found, {"dry_run": "perhaps"}, "ada")
     assert runs_of(client, deployed.sweep) == []
 
 
 def test_a_run_knows_who_asked_for_it(client: SyncPrefectClient, deployed: Deployed) -> None:
-    run = trigger.start(client, client.read_deployment(deployed.sweep), {"dry_run": True}, "ada", "by-hand")
+    run = trigger.start_run(client, client.read_deployment(deployed.sweep), {"dry_run": True}, "ada", "by-hand")
     found = client.read_flow_run(run.id)
     assert (found.name, found.parameters, found.deployment_id) == ("by-hand", {"dry_run": True}, deployed.sweep)
     assert found.job_variables == {"env": {"DAE_ACTOR": "ada"}}
-    assert str(run.id) in trigger.address(run)
+    assert str(run.id) in trigger.run_url(run)
     client.delete_flow_run(run.id)
 
 
@@ -203,7 +203,7 @@ def test_a_run_knows_who_asked_for_it(client: SyncPrefectClient, deployed: Deplo
     ids=lambda each: each.name if isinstance(each, State) else str(each),
 )
 def test_every_end_has_a_word(state: State[Any] | None, ending: Ending) -> None:
-    assert trigger.ending(state) == ending
+    assert trigger.describe_ending(state) == ending
 
 
 # Following
@@ -262,7 +262,7 @@ def test_a_run_that_is_over_is_told_at_once_with_all_it_logged(client: SyncPrefe
     log(client, run, "broken", level=logging.ERROR, ago=40)
     put(client, run, Failed(message="boom"))
     said: list[str] = []
-    state = trigger.follow(client, run.id, said.append, None)
+    state = trigger.follow_run(client, run.id, said.append, None)
     assert state is not None
     assert state.name == "Failed"
     assert said[0] == "Failed: boom"
@@ -299,7 +299,7 @@ def test_states_and_lines_are_told_as_they_come_and_once_each(
         log(other, run, "the last word")
 
     with meanwhile(act):
-        state = trigger.follow(client, run.id, said.append, 60)
+        state = trigger.follow_run(client, run.id, said.append, 60)
     assert state is not None
     assert state.is_completed()
     told = [line.split("  ", 1)[-1] for line in said]
@@ -326,7 +326,7 @@ def test_a_run_that_is_not_over_is_followed_until_the_time_is_up(
 ) -> None:
     put(client, run, Running(), state)
     started = time.monotonic()
-    assert trigger.follow(client, run.id, lambda _: None, 0.2) is None
+    assert trigger.follow_run(client, run.id, lambda _: None, 0.2) is None
     assert time.monotonic() - started > 0.2
     assert client.read_flow_run(run.id).state_name == state.name
 
@@ -340,7 +340,7 @@ def test_a_server_that_stays_away_is_given_up(
         get_client(sync_client=True) as away,
         pytest.raises(DeploymentError, match="has not answered for 0 s"),
     ):
-        trigger.follow(away, run.id, lambda _: None, None)
+        trigger.follow_run(away, run.id, lambda _: None, None)
 
 
 class Forward(BaseRequestHandler):
@@ -365,7 +365,7 @@ def test_a_server_that_is_away_for_a_moment_is_waited_for(
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{unused_port}/api"}):
         away = get_client(sync_client=True)
     with away, ThreadPoolExecutor(1) as pool:
-        following = pool.submit(trigger.follow, away, run.id, said.append, 60)
+        following = pool.submit(trigger.follow_run, away, run.id, said.append, 60)
         with pytest.raises(Unfinished):
             following.result(timeout=0.5)
         with ThreadingTCPServer(("127.0.0.1", unused_port), Forward) as back:
@@ -509,7 +509,7 @@ def test_a_run_that_judges_nothing_exits_0(worked: Callable[..., Done], tmp_path
 def test_a_check_for_staleness_ends_without_a_warning(worked: Callable[..., Done]) -> None:
     def act(other: SyncPrefectClient, run: FlowRun) -> None:
         found = Staleness(model_name="dae", version=None, stale=False, reasons=("dae has no champion",))
-        staleness.record(found, "no champion", str(run.id))
+        staleness.log_staleness(found, "no champion", str(run.id))
         put(other, run, Completed(message="no champion: dae has no champion"))
 
     code, out, err = worked(act)
@@ -527,12 +527,12 @@ def test_a_run_that_failed_in_training_says_how_it_goes_on(worked: Callable[...,
 
     code, out, _ = worked(act, *files(tmp_path))
     assert code == 1
-    assert f"go on with: {command_lines.dae(f'trigger {TRAIN} --resume {made[0]}')}" in out
+    assert f"go on with: {command_lines.dae_command(f'trigger {TRAIN} --resume {made[0]}')}" in out
     assert f"--resume {made[0]}" in (tmp_path / "summary.md").read_text()
 
 
 def test_a_run_is_resumed_under_its_own_configuration(worked: Callable[..., Done]) -> None:
-    own = loading.change(CONFIG, ["train.epochs=77"])
+    own = loading.with_settings(CONFIG, ["train.epochs=77"])
     with pytest.raises(KeyboardInterrupt), open_run(own, "none") as run_id:
         raise KeyboardInterrupt
     asked: list[PipelineConfig] = []
@@ -579,7 +579,7 @@ def test_waiting_ends_in_time_and_the_run_goes_on(
 def test_whoever_stops_waiting_is_told_that_the_run_goes_on(
     worked: Callable[..., Done], client: SyncPrefectClient, deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    following, follow = threading.Event(), trigger.follow
+    following, follow = threading.Event(), trigger.follow_run
 
     def followed(*arguments: Any) -> Any:
         following.set()
@@ -590,12 +590,12 @@ def test_whoever_stops_waiting_is_told_that_the_run_goes_on(
         time.sleep(0.5)  # into the pause between two looks, best of all
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    monkeypatch.setattr(trigger, "follow", followed)
+    monkeypatch.setattr(trigger, "follow_run", followed)
     monkeypatch.setattr(trigger, "POLL_SECONDS", 30)
     code, _, err = worked(press)
     (run,) = runs_of(client, deployed.train)
     assert code != 0
-    assert f"The run goes on; to stop it: {command_lines.program('prefect')} flow-run cancel {run.id}" in err
+    assert f"The run goes on; to stop it: {command_lines.program_command('prefect')} flow-run cancel {run.id}" in err
     assert run.state_name == "Running"
 
 
