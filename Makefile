@@ -23,7 +23,7 @@ RUNNING := --extra build --extra onnx --extra services
 # In requirements-dev.lock is only what requirements.lock has not.
 BESIDE = --constraint requirements.lock $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
-.PHONY: help setup setup-dev train smoke test coverage test-slow test-jax test-champion integration packages lint bench ui runs services services-down deploy trigger lock wheel clean
+.PHONY: help setup setup-dev train smoke test coverage test-slow test-jax test-champion integration packages lint bench ui runs services services-down deploy trigger lock reference wheel clean
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 16
@@ -105,6 +105,9 @@ lock:            ## compile requirements.lock, -gpu.lock and -dev.lock anew (nee
 	$(COMPILE) $(RUNNING) --output-file requirements.lock
 	$(COMPILE) $(RUNNING) --extra gpu --no-emit-package tensorflow-cpu --output-file requirements-gpu.lock
 	$(COMPILE) --extra dev $(BESIDE) --output-file requirements-dev.lock
+
+reference: $(READY) ## configs/default.yaml and docs/configuration.md, from the schema
+	@$(BIN)/python -m dae.config.reference
 
 wheel: $(READY)  ## the built package, in dist/
 	@$(BIN)/python -m hatchling build -t wheel

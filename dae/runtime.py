@@ -1,4 +1,4 @@
-"""Settings of the process: what must be in the environment before Keras, Prefect or MLflow are imported, and signals."""
+"""Settings of the process: environment variables that Keras, Prefect and MLflow read at import, logging, and signals."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any
 from dae import storage
 
 SETTINGS = {
-    # Explicit, so that a keras.json of the user's does not choose it.
+    # Explicit, so that a keras.json of the user does not choose it.
     "KERAS_BACKEND": "tensorflow",
-    # A GPU's memory is taken as it is needed, not all at once: by TensorFlow, and by JAX.
+    # TensorFlow and JAX allocate GPU memory as they need it, not all at once.
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    # oneDNN changes the results in the last digits, so it must not depend on the machine; training is faster with it.
+    # Explicit, since oneDNN changes the last digits of results. Training is faster with it.
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # No word to anyone: telemetry of MLflow and Prefect off.
+    # MLflow and Prefect send no telemetry.
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -32,7 +32,7 @@ SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "dae",
-    # A run that gives none for a while is taken for dead (deploy/server.yaml says after how many).
+    # A run without heartbeats is marked as crashed (deploy/server.yaml sets after how long).
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -40,25 +40,25 @@ SETTINGS = {
 }
 
 
-# The terminal belongs to the command's own report; Prefect's logs still reach its server.
+# The terminal shows only the command's own report. Prefect's logs still reach its server.
 TERMINAL = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_COLORS": "false"}
 
 
 @contextmanager
 def silence_stderr() -> Iterator[None]:
-    """Turn the file descriptor of standard error away: C++ writes to it before, or whatever, log levels are set."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    """Redirect the file descriptor of standard error to nowhere, since C++ libraries write to it whatever the log level is."""
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)
 
 
 def import_keras() -> None:
-    """Import Keras, in a thread beside the start of Prefect's server, without TensorFlow's notices on standard error."""
+    """Import Keras without TensorFlow's notices on standard error."""
     with silence_stderr():
         import keras  # noqa: F401
 
@@ -68,45 +68,49 @@ class _NoTensorFlow(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
         if fullname == "tensorflow":
-            raise ModuleNotFoundError("tensorflow stays out where KERAS_BACKEND is another", name=fullname)
+            raise ModuleNotFoundError("tensorflow is not imported when KERAS_BACKEND is another", name=fullname)
 
 
 def _keep_tensorflow_out() -> None:
-    """Hide TensorFlow, which Keras imports on any backend to seed it: that takes seconds, and memory of the GPU."""
+    """Hide TensorFlow from imports.
+
+    Keras imports an installed TensorFlow on every backend, to seed it and to save or load a model. Neither ``KERAS_BACKEND``
+    nor any other setting prevents that. On JAX the import takes 3 s, 400 MiB of memory, and memory of the GPU.
+    """
     if "tensorflow" not in sys.modules and not any(isinstance(finder, _NoTensorFlow) for finder in sys.meta_path):
         sys.meta_path.insert(0, _NoTensorFlow())
 
 
 def prefect_home() -> Path:
-    """Return where Prefect keeps its database, results and marks, unless the environment says otherwise.
+    """Return the folder of Prefect's database and results, unless the environment sets another.
 
-    Its own default, ``~/.prefect``, is shared by all projects of a user, and the database there works with the newest Prefect
-    among them alone.
+    Prefect's own default, ``~/.prefect``, is shared by all projects of a user, and its database works only with the newest
+    version of Prefect among them.
     """
     return storage.cache_folder() / "prefect"
 
 
 def _prefect_settings() -> dict[str, str]:
-    """Return where Prefect keeps its files; a profile that the user has made, which may name a server, is still read."""
+    """Return the settings of Prefect's folders. A profile of the user, which may name a server, is still read."""
     if "PREFECT_HOME" in os.environ:
         return {}
-    own = {"PREFECT_HOME": str(prefect_home())}
-    with suppress(OSError, RuntimeError):  # a home that is not known, or cannot be read
+    folders = {"PREFECT_HOME": str(prefect_home())}
+    with suppress(OSError, RuntimeError):  # the home folder is unknown, or cannot be read
         profiles = Path("~/.prefect/profiles.toml").expanduser()
         if profiles.is_file():
-            own["PREFECT_PROFILES_PATH"] = str(profiles)
-    return own
+            folders["PREFECT_PROFILES_PATH"] = str(profiles)
+    return folders
 
 
 def prepare_prefect() -> None:
-    """Set what Prefect reads as it is imported, and make its home, which it does only where the parent folder is there."""
+    """Set what Prefect reads at import, and create its home. Prefect itself creates no parent folders."""
     configure()
-    with suppress(OSError):  # whatever needs it says so
+    with suppress(OSError):  # code that needs the folder reports the error
         Path(os.environ["PREFECT_HOME"]).expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def configure(*, terminal: bool = False) -> None:
-    """Set what the environment does not say already; with `terminal`, for a command that prints a report of its own."""
+    """Set the variables that the environment does not have yet. `terminal` is for a command that prints its own report."""
     for name, value in (SETTINGS | _prefect_settings() | (TERMINAL if terminal else {})).items():
         os.environ.setdefault(name, value)
     if os.environ["KERAS_BACKEND"] != "tensorflow":
@@ -114,18 +118,18 @@ def configure(*, terminal: bool = False) -> None:
     logger = logging.getLogger("dae")
     logger.setLevel(logging.INFO)
     if terminal and not logger.handlers:
-        said, warned = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
-        said.setFormatter(logging.Formatter("%(message)s"))
-        said.addFilter(lambda record: record.levelno < logging.WARNING)
-        warned.setFormatter(logging.Formatter("warning: %(message)s"))
-        warned.setLevel(logging.WARNING)
-        logger.addHandler(said)
-        logger.addHandler(warned)
+        output, warnings = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+        output.setFormatter(logging.Formatter("%(message)s"))
+        output.addFilter(lambda record: record.levelno < logging.WARNING)
+        warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+        warnings.setLevel(logging.WARNING)
+        logger.addHandler(output)
+        logger.addHandler(warnings)
 
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise `SystemExit` in the block, with the exit code a shell gives; outside of the main thread it cannot."""
+    """Let SIGTERM raise `SystemExit` in the block, with a shell's exit code. Outside the main thread this has no effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -133,8 +137,8 @@ def stop_on_sigterm() -> Iterator[None]:
     def stop(number: int, _frame: Any) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -161,26 +161,39 @@ class TrainedModel(FrozenModel):
 
 
 class Quality(FrozenModel):
-    """Mean quality of a group of restored images: MSE in squared intensity, PSNR in decibels, SSIM in [-1, 1]."""
+    """Mean quality of a group of restored images: MSE in squared intensity, PSNR in decibels, SSIM in [-1, 1].
+
+    `others` has the means of metrics that were added to these, by name.
+    """
 
     mse: float
     psnr: float
     ssim: float
     count: int
+    others: dict[str, float] = {}
+
+    def values(self) -> dict[str, float]:
+        """Return the mean of each metric, by name."""
+        return {"mse": self.mse, "psnr": self.psnr, "ssim": self.ssim} | self.others
 
 
 def pool_quality(groups: Sequence[Quality]) -> Quality:
     """Return the quality of several groups of images together; none of them is empty."""
     count = sum(group.count for group in groups)
+    means = {
+        name: math.fsum(group.values()[name] * group.count for group in groups) / count for name in groups[0].values()
+    }
+    return make_quality(means, count)
 
-    def over_all(name: str) -> float:
-        return math.fsum(getattr(group, name) * group.count for group in groups) / count
 
-    return Quality(mse=over_all("mse"), psnr=over_all("psnr"), ssim=over_all("ssim"), count=count)
+def make_quality(means: Mapping[str, float], count: int) -> Quality:
+    """Return the quality of `count` images from the mean of each metric."""
+    main = {name: means[name] for name in ("mse", "psnr", "ssim")}
+    return Quality(**main, count=count, others={name: mean for name, mean in means.items() if name not in main})
 
 
 class SplitScores(FrozenModel):
-    """Quality on one frozen noisy set, pooled and per noise kind, of the model and of doing nothing."""
+    """Quality on one frozen noisy set, pooled and per noise kind, of the model and of the noisy input."""
 
     pooled: Quality
     pooled_nothing: Quality
@@ -188,7 +201,7 @@ class SplitScores(FrozenModel):
     per_kind_nothing: dict[str, Quality]
 
     def per_form(self) -> dict[str, tuple[Quality, Quality]]:
-        """Return the model's quality, and that of doing nothing, over all kinds as drawn and over all as in files.
+        """Return the quality of the model and of the noisy input, over all kinds as drawn and over all as in files.
 
         Empty where the images have one form only.
         """

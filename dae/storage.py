@@ -1,4 +1,4 @@
-"""Where things lie on disk, and how they get there whole: content-addressed folders, published by one rename."""
+"""Locations on disk, and atomic writes: files and folders get their final name by one rename, once they are complete."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from pathlib import Path
 
 CHUNK = 1 << 22
 MODEL, REFERENCE = "data/model.keras", "reference.npz"
-"""In a stored model's folder: the network, and noisy images with what it made of them when it was logged."""
-
-
+"""Files in a stored model's folder: the network, and noisy images with the network's outputs from when it was logged."""
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
-"""The folder the package lies in: that of the repository, in a checkout."""
+"""The folder that contains the package; in a checkout, the root of the repository."""
 
 
 def project_home() -> Path:
@@ -25,18 +23,18 @@ def project_home() -> Path:
 
     ``$DAE_HOME`` if set; else the checkout the package runs from; else, for an installed wheel, the working directory.
     """
-    if chosen := os.environ.get("DAE_HOME"):
-        return Path(chosen).expanduser().resolve()
+    if folder := os.environ.get("DAE_HOME"):
+        return Path(folder).expanduser().resolve()
     return PACKAGE_ROOT if (PACKAGE_ROOT / "pyproject.toml").is_file() else Path.cwd()
 
 
 def resolve_path(path: str) -> Path:
-    """Return a path that was given in a configuration; relative ones start at the project's folder."""
+    """Return the path a configuration names; a relative one starts at the project's folder."""
     return project_home() / Path(path).expanduser()
 
 
 def cache_folder() -> Path:
-    """Return the folder of Prefect's files and checkpoints, and of image and noisy sets, which can be made again."""
+    """Return the folder of files that can be made again: Prefect's files, checkpoints, image sets and noisy sets."""
     return project_home() / ".dae"
 
 
@@ -50,21 +48,21 @@ def file_sha256(path: Path) -> str:
 
 
 def touch_if_exists(folder: Path) -> bool:
-    """Tell whether a stored folder is there, and note that it is used now: its modification time is that of its last use."""
+    """Return whether a stored folder exists, and set its modification time, which records its last use."""
     try:
         os.utime(folder)
     except FileNotFoundError:
         return False
-    except OSError:  # another user's, or one that cannot be written
+    except OSError:  # it belongs to another user, or is read-only
         return folder.is_dir()
     return True
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `target` by one rename when the block ends well, and vanishes when it does not.
+    """Yield an empty folder that is renamed to `target` when the block succeeds, and is removed when it fails.
 
-    If another process published `target` meanwhile, its folder is kept: the content is the same.
+    If another process has created `target` meanwhile, that folder is kept, since its content is the same.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -82,9 +80,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(name: str) -> Iterator[Path]:
-    """Yield a folder of the cache for what is not kept; it is gone when the block ends, however it does.
+    """Yield a temporary folder in the cache, which is removed when the block ends.
 
-    It is called like a draft, which ``dae gc`` removes if this process is killed.
+    It is named like a draft, so that ``dae gc`` removes it if this process is killed.
     """
     parent = cache_folder() / "noisy"
     parent.mkdir(parents=True, exist_ok=True)
@@ -94,21 +92,21 @@ def scratch_folder(name: str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """Yield the path of a draft that becomes `path` when the block ends well, and vanishes when it does not.
+    """Yield the path of a draft that is renamed to `path` when the block succeeds, and is removed when it fails.
 
-    Drafts of the same file that killed processes of this machine left are removed. The draft's name is short, and does not
-    depend on the length of the file's.
+    Drafts of the same file from killed processes of this machine are removed. The length of the draft's name does not depend
+    on the file's name.
 
     Raises
     ------
     FileExistsError
-        If something is at `path` in the end, be it a link to nothing, and `overwrite` is not given.
+        If `overwrite` is False and `path` exists when the block ends, even as a dangling link.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{hashlib.sha256(os.fsencode(f'{platform.node()}/{path.name}')).hexdigest()[:12]}-"
-    for left in path.parent.glob(f"{prefix}*.draft"):
-        if not _is_running(left.name.removeprefix(prefix).removesuffix(".draft")):
-            left.unlink(missing_ok=True)
+    for former in path.parent.glob(f"{prefix}*.draft"):
+        if not _is_running(former.name.removeprefix(prefix).removesuffix(".draft")):
+            former.unlink(missing_ok=True)
     draft = path.with_name(f"{prefix}{os.getpid()}.draft")
     try:
         yield draft
@@ -127,7 +125,7 @@ def _is_running(pid: str) -> bool:
 
 
 def _place(draft: Path, path: Path) -> None:
-    """Give a draft its name unless something has it; where there are no hard links, an empty file claims it first."""
+    """Rename a draft unless `path` exists. Without hard links, an empty file reserves the name first."""
     try:
         path.hardlink_to(draft)
     except FileExistsError:
@@ -138,11 +136,11 @@ def _place(draft: Path, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: readers see the old text or the new one."""
+    """Write a text file atomically: readers see either the old text or the new one."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def delete_cached(*parts: str) -> None:
-    """Delete a folder of the cache, if it is there."""
+    """Delete a folder of the cache, if it exists."""
     shutil.rmtree(cache_folder().joinpath(*parts), ignore_errors=True)

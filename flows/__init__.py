@@ -1,5 +1,5 @@
-"""Prefect flows: their tasks in reading order."""
+"""Prefect flows. Each lists its tasks in the order in which they run."""
 
 from dae import runtime
 
-runtime.prepare_prefect()  # the modules below import Prefect, which reads its settings then
+runtime.prepare_prefect()  # the modules of this package import Prefect, which reads its settings at import

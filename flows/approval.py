@@ -1,4 +1,4 @@
-"""A person's approval: the flow run pauses, shows the verdict, and goes on with the answer."""
+"""A person's approval: the flow run pauses, shows the verdict, and continues with the answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger("dae.approval")
 
 
 class Approval(RunInput):
-    """What a person is asked."""
+    """The form a person fills in."""
 
     approve: bool
     who: str = ""
@@ -40,9 +40,16 @@ class Approval(RunInput):
 def request_approval(
     candidate: Candidate, scores: Scores, noisy: NoisySets, policy: GateConfig
 ) -> tuple[ApprovalAnswer | None, SmokeTestResult | None]:
-    """Judge a version and wait until a person says whether it may be promoted; None where nothing is asked.
+    """Judge a version, and wait until a person approves or rejects its promotion.
 
-    Nobody is asked about a version that is refused anyway, or in a dry run.
+    Nobody is asked in a dry run, or about a version that the gate refuses anyway.
+
+    Returns
+    -------
+    ApprovalAnswer or None
+        None if nobody was asked.
+    SmokeTestResult or None
+        None if the gate was not consulted, or its policy has no smoke test.
 
     Raises
     ------
@@ -51,9 +58,9 @@ def request_approval(
     """
     if policy.approval_hours is None or policy.dry_run:
         return None, None
-    verdict, trial = judge(candidate, scores, noisy, policy)
+    verdict, smoke_test = judge(candidate, scores, noisy, policy)
     if not (verdict.promoted or policy.force):
-        return None, trial
+        return None, smoke_test
     question = reports.approval_question(candidate, verdict, policy)
     logger.info("approve: %s", question)
     logger.info(
@@ -62,27 +69,27 @@ def request_approval(
         shlex.quote(str(PREFECT_API_URL.value())),
         command_lines.dae_command(f"approve {flow_run.id} --yes"),
     )
-    said = _wait(question, max(1, round(policy.approval_hours * 3600)))
+    approval = _wait(question, max(1, round(policy.approval_hours * 3600)))
     event: DecisionEvent = "promoted" if verdict.promoted else "forced"
-    if said is None:
-        return ApprovalAnswer(
-            approved=None, who=provenance.current_actor(), event=event, champion=verdict.champion
-        ), trial
-    who = said.who or "somebody unnamed"
-    return ApprovalAnswer(
-        approved=said.approve, who=who, comment=said.comment, event=event, champion=verdict.champion
-    ), trial
+    if approval is None:
+        answer = ApprovalAnswer(approved=None, who=provenance.current_actor(), event=event, champion=verdict.champion)
+    else:
+        who = approval.who or "somebody unnamed"
+        answer = ApprovalAnswer(
+            approved=approval.approve, who=who, comment=approval.comment, event=event, champion=verdict.champion
+        )
+    return answer, smoke_test
 
 
 def _wait(question: str, seconds: int) -> Approval | None:
-    """Return the answer; None if there was none in time. Prefect's own wait does not see that the run is cancelled."""
+    """Return the answer, or None if there was none in time. Prefect's own wait does not notice that the run is cancelled."""
     form = Approval.with_initial_data(approve=False, description=question)
     future: Future[Approval] = Future()
 
     def pause() -> None:
         try:
             future.set_result(pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=POLL_SECONDS))
-        except BaseException as error:  # noqa: BLE001  (raised where it is waited for)
+        except BaseException as error:  # noqa: BLE001  (the waiting thread raises it)
             future.set_exception(error)
 
     threading.Thread(target=contextvars.copy_context().run, args=(pause,), daemon=True).start()
@@ -92,7 +99,7 @@ def _wait(question: str, seconds: int) -> Approval | None:
             try:
                 return future.result(timeout=POLL_SECONDS)
             except FlowPauseTimeout:
-                # One that stays paused would end as failed, which a refusal is not.
+                # A run that stays paused would end as failed, but a missing approval is a refusal.
                 client.set_flow_run_state(run_id, Running(), force=True)
                 return None
             except TimeoutError:

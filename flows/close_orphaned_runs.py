@@ -1,4 +1,4 @@
-"""The sweeper: what a killed process left as running is closed, in MLflow and in Prefect, and the reason is kept."""
+"""Closes orphaned runs: runs of killed processes that MLflow and Prefect still show as running. The reason is recorded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("dae.sweep")
 
 
 class ClosedRuns(FrozenModel):
-    """The ids of the runs that were closed, with the reasons, and of those that go on."""
+    """The ids of the runs that were closed, with the reasons, and of the runs that are left running."""
 
     closed: dict[str, str]
     left: tuple[str, ...]
@@ -28,22 +28,22 @@ class ClosedRuns(FrozenModel):
 
 @flow(name="sweep", flow_run_name="sweep", validate_parameters=True, timeout_seconds=run_control.timeout_seconds())
 def close_orphaned_runs(dry_run: bool = False) -> ClosedRuns:
-    """Close the runs whose flow run has ended, or whose process is gone from this machine; all others are left alone."""
+    """Close the runs whose flow run has ended, or whose process no longer exists on this machine. Others are not touched."""
     closed: dict[str, str] = {}
-    left: list[str] = []
+    running: list[str] = []
     with get_client(sync_client=True) as client:
         for run in orphaned_runs.find_running():
             state = _state(client, run)
             reason = _reason(run, state)
             if reason is not None and not dry_run:
-                _crash(client, run, state, reason)  # first: once it is closed in MLflow, nobody looks at it again
+                _crash(client, run, state, reason)  # first: a run that is closed in MLflow is not found again
             if reason is None or not (dry_run or orphaned_runs.close_run(run, reason)):
-                left.append(run.run_id)
+                running.append(run.run_id)
                 continue
             closed[run.run_id] = reason
             logger.info("sweep: %s %s (%s): %s", "would close" if dry_run else "closed", run.run_id, run.name, reason)
-    logger.info("sweep: %d %s, %d running", len(closed), "to close" if dry_run else "closed", len(left))
-    return ClosedRuns(closed=closed, left=tuple(left))
+    logger.info("sweep: %d %s, %d running", len(closed), "to close" if dry_run else "closed", len(running))
+    return ClosedRuns(closed=closed, left=tuple(running))
 
 
 def _crash(client: SyncPrefectClient, run: RunningRun, state: State | None, reason: str) -> None:
@@ -52,7 +52,7 @@ def _crash(client: SyncPrefectClient, run: RunningRun, state: State | None, reas
 
 
 def _state(client: SyncPrefectClient, run: RunningRun) -> State | None:
-    """Return the state of a run's flow run; None if this server does not know it, as it does not that of a local run."""
+    """Return the state of a run's flow run; None if this server does not know it, such as that of a local run."""
     try:
         return client.read_flow_run(UUID(run.flow_run_id)).state
     except (ObjectNotFound, ValueError):
@@ -60,10 +60,10 @@ def _state(client: SyncPrefectClient, run: RunningRun) -> State | None:
 
 
 def _reason(run: RunningRun, state: State | None) -> str | None:
-    """Return why nothing works on a run; None if something may."""
+    """Return why a run is orphaned; None if a process may still work on it."""
     if run.alive is False:
         return "its process is gone from this machine"
     if run.alive or state is None or not state.is_final():
         return None
-    said = f": {state.message}" if state.message else ""
-    return f"its flow run {run.flow_run_id} ended as {state.name}{said}"
+    message = f": {state.message}" if state.message else ""
+    return f"its flow run {run.flow_run_id} ended as {state.name}{message}"

@@ -1,4 +1,4 @@
-"""The denoising flow: a folder of images through a model, in batches; what is done is not done again."""
+"""The denoising flow: it restores a folder of images in batches, and skips those that were restored before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     from dae import runtime
     from flows.deployment import local_server
 
-    runtime.configure(terminal=True)  # the terminal is for one summary
+    runtime.configure(terminal=True)  # the terminal shows one summary
     api_url = local_server.start_server()  # both before Prefect is imported
 
 from prefect import flow, unmapped
@@ -29,17 +29,17 @@ from dae.tracking.runs import protect_run
 from tasks.denoise import denoise
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
-"""One reads and writes while the other one's images are in the model, which takes them one after the other."""
+"""One reads and writes files while the other uses the model, which takes one batch at a time."""
 KEPT_HOURS = 24
-logger = logging.getLogger("dae.denoise")  # of the library: its warnings reach server and terminal
+logger = logging.getLogger("dae.denoise")  # a library logger: its warnings reach both the server and the terminal
 
 
-class FilesNotRestored(RuntimeError):  # noqa: N818  (an outcome of the flow, told by its name)
-    """Some files could not be restored; the message names each, and all the others are done."""
+class FilesNotRestored(RuntimeError):  # noqa: N818  (the name describes an outcome of the flow)
+    """Some files could not be restored. The message names each of them; all other files were restored."""
 
 
 class DenoisedFolder(FrozenModel):
-    """How many files were restored, how many had been before, and by which model."""
+    """The model, and how many files it restored now and had restored before."""
 
     model: str
     restored: int
@@ -57,9 +57,9 @@ def denoise_folder(
 ) -> DenoisedFolder:
     """Restore the images of a folder and of those below it.
 
-    Stopped at any point, it goes on where it was: every finished file has a record in `output`, under ``.dae/``. A file is done
-    again when it has changed; what another model made is left unless `overwrite` is given. Images that the model would likely
-    harm are restored if `anyway` is given.
+    A run that was stopped can be repeated: finished files have a record in `output`, under ``.dae/``, and are skipped. A file
+    that has changed is restored again. Files that another model restored are replaced only if `overwrite` is True. Images that
+    the model would likely harm are restored only if `anyway` is True.
 
     Raises
     ------
@@ -68,26 +68,25 @@ def denoise_folder(
     """
     located = None if model.endswith(".keras") else models.locate_model(model)
     if located is not None:
-        protect_run(located.run_id, KEPT_HOURS)  # from dae gc
+        protect_run(located.run_id, KEPT_HOURS)  # so that dae gc keeps it
     reference = located.uri if located else models.resolve_reference(model)
     jobs = plan_files([str(folder)], output)
     batches = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
     futures = denoise.map(batches, *map(unmapped, (output, reference, overwrite, anyway)))
     outcomes = [outcome for future in futures for outcome in future.result()]
-    _warn(outcomes)
-    concerns = WarningLog()
-    if errors := [error for outcome in outcomes if (error := concerns.error(outcome))]:
+    warning_log = WarningLog()
+    _warn(outcomes, warning_log)
+    if errors := [error for outcome in outcomes if (error := warning_log.error(outcome))]:
         raise FilesNotRestored(f"{len(errors)} of {len(jobs)} files were not restored:\n" + "\n".join(errors))
     skipped = Counter(outcome.skipped for outcome in outcomes)
     return DenoisedFolder(model=reference, restored=skipped[False], skipped=skipped[True])
 
 
-def _warn(outcomes: Sequence[FileResult]) -> None:
-    concerns = WarningLog()
+def _warn(outcomes: Sequence[FileResult], warning_log: WarningLog) -> None:
     for outcome in outcomes:
-        for warning in concerns.new(outcome):
+        for warning in warning_log.new(outcome):
             logger.warning(warning)
-    if total := concerns.total(len(outcomes)):
+    if total := warning_log.total(len(outcomes)):
         logger.warning(total)
 
 
@@ -99,15 +98,15 @@ def main(
     overwrite: bool = False,
     anyway: bool = False,
 ) -> None:
-    """Restore the images of a folder; what was restored before is not restored again."""
+    """Restore the images of a folder, and skip those that were restored before."""
     try:
         with temporary_settings({PREFECT_API_URL: api_url()}):
-            done = denoise_folder(folder, output, model, batch, overwrite, anyway)
+            result = denoise_folder(folder, output, model, batch, overwrite, anyway)
     except (FilesNotRestored, PlanError, models.ModelError, local_server.ServerError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, PlanError) else 1) from error
-    files = f"{done.restored} file{'' if done.restored == 1 else 's'}"
-    typer.echo(f"{files} restored with {done.model}, {done.skipped} done before.")
+    files = f"{result.restored} file{'' if result.restored == 1 else 's'}"
+    typer.echo(f"{files} restored with {result.model}, {result.skipped} done before.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The promotion flow: a version that was trained before meets the gate as a new one does."""
+"""The promotion flow: the gate judges a version that was trained earlier, as it judges a new one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tasks.promote import promote
 from tasks.score import score
 
 KEPT_HOURS = 24
-"""So long the run that is judged is kept from ``dae gc``, beside the time a person has to approve."""
+"""For this time ``dae gc`` keeps the run that is judged; the time a person has to approve is added."""
 
 
 class PromotionRequest(FrozenModel):
-    """Which version is to be promoted; `gate` None: under the policy of the run that made it."""
+    """The version to promote. If `gate` is None, the policy of the run that trained it applies."""
 
     version: str
     model_name: str = TrackingConfig().model_name
@@ -29,13 +29,13 @@ class PromotionRequest(FrozenModel):
 
 @flow(name="promote-denoiser", flow_run_name="{request.model_name}-{request.version}", validate_parameters=True)
 def promote_version(request: PromotionRequest) -> PromotionResult:
-    """Score a registered version and the champion on the same noisy images, judge, and promote it if it may be."""
+    """Score a registered version and the champion on the same noisy images, judge it, and promote it if it passes."""
     connect()
     candidate = registry.get_candidate(request.model_name, request.version)
     config = runs.read_config(candidate.run_id)
     policy = request.gate or config.gate.without_switches()
     protect_run(candidate.run_id, KEPT_HOURS + (policy.approval_hours or 0))
     scores, noisy = score(candidate, config)
-    answer, trial = approval.request_approval(candidate, scores, noisy, policy)
-    version = promote(candidate, scores, noisy, policy, answer, trial)
+    answer, smoke_test = approval.request_approval(candidate, scores, noisy, policy)
+    version = promote(candidate, scores, noisy, policy, answer, smoke_test)
     return run_control.final_state(PromotionResult(scores=scores, version=version))

@@ -1,4 +1,4 @@
-"""How a flow run is limited and how it ends: its timeout, runs that a newer one supersedes, and the final state."""
+"""Limits and final states of flow runs: the timeout, runs that a newer run supersedes, and the state after a refusal."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ HOURS = "DAE_TIMEOUT_HOURS"
 SUPERSEDED = "Superseded"
 Result = TypeVar("Result", PipelineResult, PromotionResult)
 REFUSED = "Refused"
-"""The name of the state; its type is completed, since nothing went wrong. Automations wait for it by this name."""
+"""Name of the state after a refusal. Its type is completed, since nothing failed. Automations wait for this name."""
 logger = logging.getLogger("dae.limits")
 
 
 def timeout_seconds() -> float | None:
-    """Return how long a flow run may take: ``$DAE_TIMEOUT_HOURS``, which a deployment sets for its runs; None: for ever.
+    """Return the time limit of a flow run from ``$DAE_TIMEOUT_HOURS``, which a deployment sets for its runs; None: no limit.
 
     Raises
     ------
     ValueError
         If it is not a number above 0.
     """
-    said = os.environ.get(HOURS, "").strip()
-    if not said:
+    text = os.environ.get(HOURS, "").strip()
+    if not text:
         return None
     try:
-        hours = float(said)
+        hours = float(text)
     except ValueError:
         hours = 0
     if not 0 < hours < math.inf:
-        raise ValueError(f"{HOURS} must be a number of hours above 0, received {said}")
+        raise ValueError(f"{HOURS} must be a number of hours above 0, received {text}")
     return hours * 3600
 
 
 def require_approval_time(approval_hours: float | None) -> None:
-    """Refuse to wait for a person where a run cannot: in a deployment, or longer than the run may take in all.
+    """Refuse an approval time that a run cannot wait: in a deployment, or beyond the time limit of the run.
 
     Raises
     ------
@@ -75,18 +75,18 @@ def require_approval_time(approval_hours: float | None) -> None:
 
 
 def find_superseding_state() -> State[None] | None:
-    """Return the state a run is to end in because a newer run of its schedule is due as well; None if it is to go on.
+    """Return the state in which a run must end because a newer run of its schedule is due; None if it must continue.
 
-    After a downtime all the runs that were due meanwhile are started, the oldest first. Runs that somebody asked for are never
-    superseded, and supersede none.
+    After a downtime, all runs that became due meanwhile are started, the oldest first. Runs that a person started are never
+    superseded, and do not supersede others.
     """
     if deployment.id is None:
         return None
     with get_client(sync_client=True) as client:
-        this = client.read_flow_run(UUID(str(flow_run.id)))
-        if not this.auto_scheduled or this.expected_start_time is None:
+        current = client.read_flow_run(UUID(str(flow_run.id)))
+        if not current.auto_scheduled or current.expected_start_time is None:
             return None
-        after = this.expected_start_time + timedelta(milliseconds=1)  # the filter takes in its bounds
+        after = current.expected_start_time + timedelta(milliseconds=1)  # the filter includes its bounds
         newer = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
                 deployment_id=FlowRunFilterDeploymentId(any_=[UUID(str(deployment.id))]),
@@ -98,22 +98,22 @@ def find_superseding_state() -> State[None] | None:
                 ),
             )
         )
-    due = [each for each in newer if each.auto_scheduled]
+    due = [run for run in newer if run.auto_scheduled]
     if not due:
         return None
-    message = f"a newer run of this schedule is due as well: {', '.join(each.name for each in due)}"
-    logger.info("limits: not run, since %s", message)
+    message = f"a newer run of this schedule is due as well: {', '.join(run.name for run in due)}"
+    logger.info("limits: skipped, since %s", message)
     return Cancelled(name=SUPERSEDED, message=message)
 
 
 def final_state(result: Result) -> Result:
-    """Return what a flow returns, so that its run ends as completed, under the name `REFUSED` if the gate refused.
+    """Return what a flow must return for its run to end as completed, under the name `REFUSED` if the gate refused.
 
-    Called from other code the flow returns the result either way.
+    Code that calls the flow receives the result in both cases.
     """
     if result.version.decision.event != "refused":
         return result
-    said = reports.headline(result.version).removeprefix(f"{REFUSED}: ")
-    message = " ".join([said, *result.version.verdict.reasons])
+    headline = reports.headline(result.version).removeprefix(f"{REFUSED}: ")
+    message = " ".join([headline, *result.version.verdict.reasons])
     state: Any = Completed(name=REFUSED, message=message, data=result)
-    return state  # type: ignore[no-any-return]  # Prefect takes the state apart
+    return state  # type: ignore[no-any-return]  # Prefect unpacks the result from the state

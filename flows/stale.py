@@ -1,4 +1,4 @@
-"""The entry point that deployments made before version 0.2 name; the flow is in `flows.check_drift`."""
+"""The entry point of deployments that were created before version 0.2. The flow is in `flows.check_drift`."""
 
 from flows.check_drift import retrain_if_stale
 

@@ -38,17 +38,17 @@ from tasks.train import train
     timeout_seconds=run_control.timeout_seconds(),
 )
 def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:  # noqa: B008  (frozen)
-    """Train a denoiser and promote it if the gate lets it pass.
+    """Train a denoiser, and promote it if it passes the gate.
 
-    One flow run is one MLflow run of the same name; each is tagged with the other's id, and their final states agree. A
-    run that the gate refuses ends as completed, under the name ``RequestRefused``.
+    One flow run is one MLflow run of the same name; each is tagged with the other's id, and their final states agree. If
+    the gate refuses the model, the run ends as completed, under the name ``Refused``.
     """
     if (state := run_control.find_superseding_state()) is not None:
-        return state  # type: ignore[return-value]  # Prefect takes it for how the run ended
+        return state  # type: ignore[return-value]  # Prefect uses it as the final state of the run
     run_control.require_approval_time(config.gate.approval_hours)
     seconds: dict[str, float] = {}
     if config.tracking.resume:
-        _close(config.tracking.resume)
+        _close_flow_run(config.tracking.resume)
     with open_run(config, str(flow_run.id)) as run_id:
         with _clock(seconds, "ingest"):
             images = ingest(config)
@@ -60,9 +60,9 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
             scores = evaluate(model, noisy)
         with _clock(seconds, "register"):
             candidate = register(config, images, noisy, model, scores)
-        answer, trial = approval.request_approval(candidate, scores, noisy, config.gate)
+        answer, smoke_test = approval.request_approval(candidate, scores, noisy, config.gate)
         with _clock(seconds, "promote"):
-            version = promote(candidate, scores, noisy, config.gate, answer, trial)
+            version = promote(candidate, scores, noisy, config.gate, answer, smoke_test)
         if version.decision.dry_run:
             tag_dry_run(candidate, version.decision)
         log_metrics(run_id, {f"seconds_{stage}": value for stage, value in seconds.items()})
@@ -74,16 +74,16 @@ def train_denoiser(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     return run_control.final_state(result)
 
 
-def _close(resumed: str) -> None:
-    """Mark the flow run that a run had before as crashed, if this server knows it and it is not over.
+def _close_flow_run(run_id: str) -> None:
+    """Mark the earlier flow run of a resumed run as crashed, if this server knows it and it has not ended.
 
     Raises
     ------
     TrackingError
-        If the run has not stopped.
+        If the run is still running.
     """
-    get_unfinished_run(connect(), resumed)
-    flow_run_id = runs.flow_run_of(resumed)
+    get_unfinished_run(connect(), run_id)
+    flow_run_id = runs.flow_run_of(run_id)
     if flow_run_id is None:
         return
     with get_client(sync_client=True) as client:

@@ -1,1 +1,1 @@
-"""Prefect tasks, one a file: a few lines over the library each. They exchange small records, so no inputs are cached."""
+"""Prefect tasks, one per file: a few lines over the library each. They exchange small records, so no inputs are cached."""

@@ -1,4 +1,4 @@
-"""Assess: the champion as it is today, on fresh noise and on new images."""
+"""Assess: score the champion on fresh noise and on new images."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from tasks.retries import RETRIES
 
 @task(cache_policy=NO_CACHE, **RETRIES)
 def assess(policy: StalenessPolicy, seed: int) -> Staleness:
-    """Score the champion and compare with what it scored when it was trained."""
+    """Score the champion, and compare with its scores from when it was trained."""
     return staleness.check_staleness(policy, seed)

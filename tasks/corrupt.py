@@ -1,4 +1,4 @@
-"""Corrupt: the frozen noise of the sets that are scored, and of the training set where the configuration freezes it."""
+"""Corrupt: the frozen noise of the validation and test sets, and of the training set if its noise is configured as frozen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.retries import RETRIES
 
 @task(cache_policy=NO_CACHE, **RETRIES)
 def corrupt(config: PipelineConfig, images: ImageSets, run_id: str) -> NoisySets:
-    """Draw the noise, or find it drawn, and log what the run works on."""
+    """Draw the noise, or find the stored noisy sets, and log them as inputs of the run."""
     noisy = noisy_datasets.corrupt_sets(images, config.noise)
     run_logging.log_inputs(run_id, images, noisy)
     return noisy

@@ -1,4 +1,4 @@
-"""Denoise: a batch of image files, those that are not done yet."""
+"""Denoise: restore a batch of image files, except those that were restored before."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _loading = threading.Lock()
 
 @task(cache_policy=NO_CACHE)
 def denoise(jobs: tuple[FileJob, ...], output: Path, model: str, overwrite: bool, anyway: bool) -> list[FileResult]:
-    """Restore files; a bad one is told in its outcome."""
+    """Restore files. The outcome of a file that could not be restored has the error."""
     load = functools.partial(_model, model)
     outcomes = resume.denoise_unfinished(jobs, output, model, load, overwrite=overwrite, anyway=anyway)
     for outcome in outcomes:
         if outcome.error:
-            get_run_logger().error(outcome.error)  # the flow says it again, for the terminal
+            get_run_logger().error(outcome.error)  # the flow repeats it for the terminal
     return outcomes
 
 
@@ -34,5 +34,5 @@ def _model(reference: str) -> ImageDenoiser:
 
 @functools.lru_cache(maxsize=1)
 def _loaded(reference: str) -> ImageDenoiser:
-    """Return a model, loaded once for all the batches of a process."""
+    """Return a model, which is loaded once for all batches of a process."""
     return files.load_denoiser(reference)

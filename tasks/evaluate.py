@@ -1,4 +1,4 @@
-"""Evaluate: score the model that was logged, and picture what it does."""
+"""Evaluate: score the logged model, and plot its results."""
 
 from __future__ import annotations
 

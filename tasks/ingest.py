@@ -13,11 +13,13 @@ from tasks.retries import RETRIES
 
 @task(cache_policy=NO_CACHE, **RETRIES)
 def ingest(config: PipelineConfig) -> ImageSets:
-    """Store the images, or find them stored, and refuse what could not be used in the end before anything long starts."""
+    """Store the images, or find the stored ones. Invalid baselines and image shapes are refused before anything slow starts."""
     if config.gate.beat_baselines:
         from dae.evaluation import baselines
 
         baselines.require_methods(config.gate.beat_baselines, config)
     images = datasets.ingest(config.data)
-    config.model.require(images.train.shape)
+    from dae.networks.build import require_image_shape
+
+    require_image_shape(config.model, images.train.shape)
     return images

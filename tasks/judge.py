@@ -1,4 +1,4 @@
-"""Judge: what the gate says of a version, before anything is decided, so that a person can be asked."""
+"""Judge: the verdict of the gate on a version, before a person is asked and anything is decided."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dae.schemas import NoisySets, Scores
 def judge(
     candidate: Candidate, scores: Scores, noisy: NoisySets, policy: GateConfig
 ) -> tuple[GateResult, SmokeTestResult | None]:
-    """Judge a version against the present champion, and return what it did as a version, too; nothing is written."""
+    """Judge a version against the present champion, and return the verdict and the smoke test. Nothing is written."""
     from dae.promotion.evidence import CandidateEvaluator
 
     entries = promote.reconcile(candidate.name, write=False)
-    found = CandidateEvaluator(candidate, scores, noisy, policy)
-    verdict = found(history.champion_after(entries))
-    return verdict, found.trial if policy.smoke_test is not None else None
+    evaluator = CandidateEvaluator(candidate, scores, noisy, policy)
+    verdict = evaluator(history.champion_after(entries))
+    return verdict, evaluator.smoke_test if policy.smoke_test is not None else None

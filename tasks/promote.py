@@ -1,4 +1,4 @@
-"""Promote: judge a version, and make it the champion if the gate, or a person, lets it pass."""
+"""Promote: judge a version, and make it the champion if it passes the gate or is forced."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ def promote(
     noisy: NoisySets,
     policy: GateConfig,
     answer: ApprovalAnswer | None = None,
-    trial: SmokeTestResult | None = None,
+    smoke_test: SmokeTestResult | None = None,
 ) -> ModelVersion:
-    """Judge a version against the champion of this moment, decide, and show the verdict beside the run.
+    """Judge a version against the present champion, decide, and show the verdict with the flow run.
 
-    `trial` is what the version did when a person was asked; it is not tried again then.
+    `smoke_test` is the result from when a person was asked; if there is one, the test is not repeated.
     """
     from dae.promotion.evidence import CandidateEvaluator
 
-    judge = CandidateEvaluator(candidate, scores, noisy, policy, trial)
+    evaluator = CandidateEvaluator(candidate, scores, noisy, policy, smoke_test)
     decision = decide_promotion(
-        candidate, judge, policy, trial=lambda: judge.trial, answer=answer, val_mse=scores.validation.pooled.mse
+        candidate,
+        evaluator,
+        policy,
+        smoke_test=lambda: evaluator.smoke_test,
+        answer=answer,
+        val_mse=scores.validation.pooled.mse,
     )
     version = ModelVersion(
         name=candidate.name,

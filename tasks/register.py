@@ -1,4 +1,4 @@
-"""Register: the model that was scored as a version, the challenger, not judged yet."""
+"""Register: create a version of the scored model. It is the challenger until the gate judges it."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ from dae.schemas import ImageSets, NoisySets, Scores, TrainedModel
 def register(
     config: PipelineConfig, images: ImageSets, noisy: NoisySets, model: TrainedModel, scores: Scores
 ) -> Candidate:
-    """Make a version of exactly the model that was scored."""
+    """Create a version of exactly the model that was scored."""
     return registry.register(config, model, scores, images.digest, noisy)

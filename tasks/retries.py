@@ -1,4 +1,4 @@
-"""When a task is tried again: only where that helps, and where doing the work twice leaves what doing it once does."""
+"""Retries of tasks: only after errors that may pass, and only of work that can be repeated without effect."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from prefect.tasks import Task
 from dae.tracking.client import is_transient
 
 
-def helps(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Tell whether a failed task is to be tried again: what its error names, such as a wrong image, would be wrong again."""
+def is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a failed task is retried. An invalid image, for example, would fail again."""
     try:
         state.result()
-    except Exception as error:  # noqa: BLE001  (what it is decides)
+    except Exception as error:  # noqa: BLE001  (its type decides)
         return is_transient(error)
     return False
 
 
-RETRIES: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [10, 60], "retry_condition_fn": helps}
-"""Of tasks that can be repeated: stored sets are found again, training goes on after its last epoch, scores are the same.
+RETRIES: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [10, 60], "retry_condition_fn": is_retryable}
+"""Options of tasks that can be repeated: stored sets are found, training resumes after its last epoch, scores are the same.
 
-Registering and promoting are not among them: a second version would be made, and what a promotion left is finished by the
-next command.
+Registering would create a second version. An interrupted promotion is completed by the next command.
 """

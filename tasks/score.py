@@ -1,4 +1,4 @@
-"""Score: a version that was trained before, on the frozen noisy images of its own configuration, as they are now."""
+"""Score: a registered version on the frozen noisy images of its own configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.retries import RETRIES
 
 @task(cache_policy=NO_CACHE, **RETRIES)
 def score(candidate: Candidate, config: PipelineConfig) -> tuple[Scores, NoisySets]:
-    """Draw, or find, the noisy images a version was validated on, check that they are those, and score it anew."""
+    """Draw or find the noisy images on which a version was validated, check that they are the same, and score it again."""
     from dae.networks.predict import make_denoiser
 
     images = datasets.ingest(config.data)

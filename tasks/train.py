@@ -20,7 +20,7 @@ from tasks.retries import RETRIES
 
 @task(cache_policy=NO_CACHE, **RETRIES)
 def train(config: PipelineConfig, images: ImageSets, noisy: NoisySets, run_id: str) -> TrainedModel:
-    """Train, or go on where this run was interrupted, and log the model that validated best."""
+    """Train, or resume this run after its last epoch, and log the model with the best validation MSE."""
     from dae.evaluation import figures
     from dae.training import fit
 

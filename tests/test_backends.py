@@ -96,5 +96,5 @@ def test_the_backend_is_tensorflow_whatever_the_users_keras_file_says(tmp_path: 
 @pytest.mark.skipif(keras.config.backend() == "tensorflow", reason="concerns the other backends")
 def test_tensorflow_is_out_of_reach_on_another_backend() -> None:
     assert "tensorflow" not in sys.modules
-    with pytest.raises(ModuleNotFoundError, match="tensorflow stays out"):
+    with pytest.raises(ModuleNotFoundError, match="tensorflow is not imported"):
         importlib.import_module("tensorflow")

@@ -21,7 +21,7 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
 CLI = [name for name in MODULES if name.startswith("dae.cli")]
 RANKS: tuple[tuple[str, ...], ...] = (
-    ("dae.schemas", "dae.storage", "dae.random_streams", "dae.runtime", "dae.command_lines"),
+    ("dae.schemas", "dae.storage", "dae.random_streams", "dae.runtime", "dae.command_lines", "dae.extensions"),
     ("dae.noise",),
     ("dae.config",),
     ("dae.networks", "dae.tracking", "dae.services"),

@@ -1,1 +1,1 @@
-"""The images the package carries, with their licence and the script that packs them."""
+"""The images in the package, with their licence and the script that packs them."""

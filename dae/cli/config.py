@@ -15,7 +15,7 @@ def config(
     settings: options.Settings = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a configuration instead.")] = False,
 ) -> None:
-    """Print the configuration a run would have, as YAML, or its JSON schema."""
+    """Print the complete configuration of a run as YAML, or the JSON schema."""
     from dae.config import loading
     from dae.config.schema import PipelineConfig
 

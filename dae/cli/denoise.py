@@ -32,7 +32,7 @@ def denoise(
             "--output",
             "-o",
             metavar="OUT",
-            help="A folder; or a file, where the input is one.",
+            help="A folder, or a file if the input is one file.",
             show_default=False,
         ),
     ],
@@ -42,34 +42,33 @@ def denoise(
             help="models:/NAME@ALIAS, models:/NAME/VERSION, a version number of dae, a run id, or a .keras file."
         ),
     ] = "models:/dae@champion",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing; the noise is not looked at.")
+        bool, typer.Option("--dry-run", help="List what would be done, and write nothing. The noise is not measured.")
     ] = False,
     tile: Annotated[
         int, typer.Option(min=64, help="Side in pixels of the tiles that large images are cut into.")
     ] = 512,
     strength: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of the restored image in the output; the rest is the input as it came."),
+        typer.Option(min=0, max=1, help="Share of the restored image in the output; the rest is the noisy input."),
     ] = 1.0,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Restore also images that the model would likely harm.")
+        bool, typer.Option("--anyway", help="Also restore images that the model would likely harm.")
     ] = False,
 ) -> None:
-    """Restore image files with a stored model; format, type, size, alpha and range stay as they are."""
+    """Restore image files with a stored model. Format, pixel type, size, alpha channel and value range do not change."""
     with runtime.stop_on_sigterm(), options.reported():
         jobs = _plan(inputs, output)
         if dry_run:
-            done = _describe(jobs, model, overwrite=overwrite)
+            complete = _describe(jobs, model, overwrite=overwrite)
         else:
-            done = restore_files(jobs, model, output, tile, strength, overwrite=overwrite, anyway=anyway)
-    if not done:
+            complete = restore_files(jobs, model, output, tile, strength, overwrite=overwrite, anyway=anyway)
+    if not complete:
         raise typer.Exit(options.ERROR)
 
 
 def _plan(inputs: list[str], output: Path) -> tuple[FileJob, ...]:
-
     from dae.inference.files import PlanError, plan_files
 
     try:
@@ -79,7 +78,7 @@ def _plan(inputs: list[str], output: Path) -> tuple[FileJob, ...]:
 
 
 def _describe(jobs: Sequence[FileJob], model: str, *, overwrite: bool) -> bool:
-    """Print what would be done; return whether all of it can be."""
+    """Print what would be done. Return whether all files can be restored."""
     from dae.data import formats
     from dae.data.arrays import DataError
     from dae.inference.files import load_denoiser, require_writable_output
@@ -88,20 +87,20 @@ def _describe(jobs: Sequence[FileJob], model: str, *, overwrite: bool) -> bool:
     failed = 0
     for job in jobs:
         try:
-            described = formats.describe(job.input)
-            there = os.path.lexists(job.output)
-            if overwrite or not there:
+            description = formats.describe(job.input)
+            exists = os.path.lexists(job.output)
+            if overwrite or not exists:
                 require_writable_output(job.output, overwrite=overwrite)
-        except Exception as error:  # noqa: BLE001  (one bad file must not keep the others from being told)
-            said = str(error) if isinstance(error, DataError) else f"{job.input}: {type(error).__name__}: {error}"
-            _tell_error(said)
+        except Exception as error:  # noqa: BLE001  (the other files are listed all the same)
+            message = str(error) if isinstance(error, DataError) else f"{job.input}: {type(error).__name__}: {error}"
+            _print_error(message)
             failed += 1
             continue
-        failed += there and not overwrite
-        note = (" (is there: would be replaced)" if overwrite else " (is there: would be left)") if there else ""
-        typer.echo(f"{job.input} -> {job.output}: {described}{note}")
-    left = f", {failed} would not be done" if failed else ""
-    typer.echo(f"{_files(len(jobs) - failed)} would be restored with {reference}{left}.")
+        failed += exists and not overwrite
+        note = (" (exists: would be replaced)" if overwrite else " (exists: would be skipped)") if exists else ""
+        typer.echo(f"{job.input} -> {job.output}: {description}{note}")
+    rest = f", {failed} would not be done" if failed else ""
+    typer.echo(f"{_files(len(jobs) - failed)} would be restored with {reference}{rest}.")
     return not failed
 
 
@@ -115,11 +114,11 @@ def restore_files(
     overwrite: bool = False,
     anyway: bool = False,
 ) -> bool:
-    """Restore the files one after the other; return whether all of them are done."""
+    """Restore the files one after the other. Return whether all of them are restored."""
     from dae.inference.files import WarningLog, denoise_file, load_denoiser
 
     denoiser = load_denoiser(model, tile=tile, strength=strength)
-    concerns = WarningLog()
+    warnings = WarningLog()
     failed = 0
     with _progress(len(jobs)) as bar:
         (task,) = bar.task_ids
@@ -133,18 +132,18 @@ def restore_files(
                 progress=lambda share: bar.advance(task, share),
             )
             bar.update(task, completed=number + 1)
-            _tell(bar, concerns.error(outcome), concerns.new(outcome))
+            _print_outcome(bar, warnings.error(outcome), warnings.new(outcome))
             failed += outcome.error is not None
-    if total := concerns.total(len(jobs)):
-        _tell_warning(total)
-    left = f", {failed} not done" if failed else ""
-    typer.echo(f"{_files(len(jobs) - failed)} restored with {denoiser.name} to {output}{left}.")
+    if total := warnings.total(len(jobs)):
+        _print_warning(total)
+    rest = f", {failed} not done" if failed else ""
+    typer.echo(f"{_files(len(jobs) - failed)} restored with {denoiser.name} to {output}{rest}.")
     return not failed
 
 
 @contextmanager
 def _progress(files: int) -> Iterator[Progress]:
-    """Show a bar on a terminal, and nothing elsewhere."""
+    """Show a progress bar if standard error is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -155,7 +154,7 @@ def _progress(files: int) -> Iterator[Progress]:
         yield bar
 
 
-def _tell(bar: Progress, error: str | None, warnings: Sequence[str]) -> None:
+def _print_outcome(bar: Progress, error: str | None, warnings: Sequence[str]) -> None:
     from rich.text import Text
 
     if error:
@@ -164,12 +163,12 @@ def _tell(bar: Progress, error: str | None, warnings: Sequence[str]) -> None:
         bar.console.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
 
 
-def _tell_error(message: str) -> None:
+def _print_error(message: str) -> None:
     typer.secho("error: ", fg="red", err=True, nl=False)
     typer.echo(message, err=True)
 
 
-def _tell_warning(message: str) -> None:
+def _print_warning(message: str) -> None:
     typer.secho("warning: ", fg="yellow", err=True, nl=False)
     typer.echo(message, err=True)
 

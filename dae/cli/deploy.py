@@ -15,16 +15,14 @@ if TYPE_CHECKING:
 
 
 def deploy(
-    check: Annotated[bool, typer.Option("--check", help="Say what differs, and change nothing.")] = False,
-    file: Annotated[
-        Path | None, typer.Option(help="The deployments. [default: prefect.yaml]", show_default=False)
-    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="List what differs, and change nothing.")] = False,
+    file: Annotated[Path | None, typer.Option(help="File of deployments.", show_default="prefect.yaml")] = None,
     server: Annotated[
         Path | None,
-        typer.Option(help="Work pools and automations. [default: deploy/server.yaml]", show_default=False),
+        typer.Option(help="File of work pools and automations.", show_default="deploy/server.yaml"),
     ] = None,
 ) -> None:
-    """Create or update deployments, work pool, limits and automations on the Prefect server, twice without harm."""
+    """Create or update deployments, work pools, limits and automations on the Prefect server. It can be repeated safely."""
     with options.reported():
         from dae import storage
         from flows.deployment import apply
@@ -47,7 +45,7 @@ def deploy(
 
 def _print(item: DeploymentDiff, check: bool) -> None:
     missing = item.differences == ("missing",)
-    told = {True: "missing" if check else "created", False: "differs" if check else "updated"}[missing]
-    typer.echo(f"{told if item.differences else 'as asked':10}{item.kind:12}{item.name}")
+    state = {True: "missing" if check else "created", False: "differs" if check else "updated"}[missing]
+    typer.echo(f"{state if item.differences else 'as asked':10}{item.kind:12}{item.name}")
     for line in item.differences if not missing else ():
         typer.echo(f"{'':22}{line}")

@@ -19,9 +19,9 @@ def export(
         ),
     ],
     onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="The ONNX file to write.", show_default=False)],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a model as an ONNX file, after checking that ONNX Runtime's outputs equal those of Keras."""
+    """Export a model to ONNX. The file is written only if its outputs equal those of Keras."""
     with options.reported():
         from dae.inference import onnx_export
 

@@ -1,4 +1,4 @@
-"""Running a flow from the command line, with Prefect's temporary server where no other is configured."""
+"""Flow runs from the command line, on Prefect's temporary server if no other is configured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def run(module: str, name: str, parameter: Any) -> Any:
-    """Run a flow and return its result. Its server starts, in processes of its own, while libraries are imported here."""
+    """Run a flow and return its result. The server starts in processes of its own while this process imports libraries."""
     from dae import runtime
     from flows.deployment import local_server
 
@@ -23,7 +23,7 @@ def run(module: str, name: str, parameter: Any) -> Any:
         try:
             with temporary_settings({PREFECT_API_URL: url()}):
                 return flow(parameter)
-        except Abort as ended:  # no exception of the usual kind, since the run's state is told already
-            raise RuntimeError(str(ended)) from ended
+        except Abort as abort:  # it is a BaseException, which the caller would not report
+            raise RuntimeError(str(abort)) from abort
     finally:
-        importing.join()  # it mutes standard error, where an error is about to be told
+        importing.join()  # the import mutes standard error, and an error message may follow

@@ -15,15 +15,13 @@ if TYPE_CHECKING:
     from dae.maintenance.retention import CleanupItem, CleanupPlan, RetentionPolicy
 
 HEADER = ("what", "which", "age", "size", "why it may go")
-FINISH = "Run `mlflow gc` on the server to remove what is left of these runs there."
+FINISH = "Run `mlflow gc` on the server to remove the rest of these runs there."
 
 
 def gc(
     older_than: Annotated[
         str,
-        typer.Option(
-            metavar="AGE", help="Such as 12h, 30d or 8w: since the end of a run, or the last use of a folder."
-        ),
+        typer.Option(metavar="AGE", help="Such as 12h, 30d or 8w, since the end of a run or the last use of a folder."),
     ],
     keep_champions: Annotated[
         int, typer.Option(min=1, metavar="N", help="Keep the last N champions of each registered model.")
@@ -31,74 +29,75 @@ def gc(
     names: Annotated[
         list[str] | None,
         typer.Option(
-            "--name", metavar="MODEL", help="Only runs of this registered model, no cached data. Can be repeated."
+            "--name", metavar="MODEL", help="Only runs of this registered model, and no cached data. Can be repeated."
         ),
     ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove it. Without this, nothing is changed.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove them. Without this option, nothing is changed.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Remove old runs with their models, versions and files, and old cached data; say what would go, unless --delete is given.
+    """List old runs and old cached data, or remove them with --delete.
 
-    What an alias, the last champions of a model or a running flow needs is never removed. Nor are runs of others.
+    A run is removed with its models, versions and files.
+    Aliases, the last champions and running flows keep what they need.
+    Runs that this project did not make are never removed.
     """
     with options.reported():
         from dae.maintenance import cleanup, retention
 
-        wish = retention.RetentionPolicy(
+        policy = retention.RetentionPolicy(
             older_than=retention.parse_age(older_than), champions=keep_champions, names=tuple(names or ())
         )
-        choice = cleanup.plan(wish)
+        plan = cleanup.plan(policy)
         if not as_json and not delete:
-            _show(choice.items)
-        removed = _remove(choice, wish, quiet=as_json) if delete else []
+            _print_items(plan.items)
+        removed = _remove(plan, policy, quiet=as_json) if delete else []
         for_good = cleanup.removes_for_good()
     if as_json:
-        typer.echo(json.dumps(_record(choice, removed, delete=delete, for_good=for_good), indent=2))
+        typer.echo(json.dumps(_record(plan, removed, delete=delete, for_good=for_good), indent=2))
         return
-    for kept in choice.kept:
-        typer.echo(f"Kept: {_number(kept.count, kept.what)}: {kept.reason}")
-    typer.echo(_sentence(choice, removed, delete=delete))
+    for group in plan.kept:
+        typer.echo(f"Kept: {_number(group.count, group.what)}: {group.reason}")
+    typer.echo(_sentence(plan, removed, delete=delete))
     if any(item.what in ("run", "baseline") for item in removed) and not for_good:
         typer.echo(FINISH)
 
 
-def _remove(choice: CleanupPlan, wish: RetentionPolicy, *, quiet: bool) -> list[CleanupItem]:
-    """Remove what was chosen, one after the other, telling each, so that it is known where an error ends it."""
+def _remove(plan: CleanupPlan, policy: RetentionPolicy, *, quiet: bool) -> list[CleanupItem]:
+    """Remove the items one after the other, and print each, so that the output shows where an error stopped it."""
     from dae.maintenance import cleanup
 
     removed = []
-    for item in choice.items:
-        gone = cleanup.remove_item(item, wish)
-        if gone:
+    for item in plan.items:
+        is_removed = cleanup.remove_item(item, policy)
+        if is_removed:
             removed.append(item)
         if not quiet:
-            outcome = f"removed, {_size(item.size)}" if gone else "kept after all: it is used or protected by now"
+            outcome = f"removed, {_size(item.size)}" if is_removed else "kept: it is now used or protected"
             typer.echo(f"{item.what} {item.label if item.label == item.id else f'{item.id} {item.label}'}: {outcome}")
     return removed
 
 
-def _show(items: Sequence[CleanupItem]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    if not items:
-        return
-    table = Table()
-    for title in HEADER:
-        table.add_column(title, overflow="fold", justify="right" if title in ("age", "size") else "left")
-    for item in items:
-        which = item.label if item.label == item.id else f"{item.id[:8]} {item.label}"
-        table.add_row(item.what, escape(which), _age(item.age), _size(item.size), escape(item.why))
-    options.console().print(table)
+def _print_items(items: Sequence[CleanupItem]) -> None:
+    if items:
+        options.print_table(HEADER, map(_row, items), right=("age", "size"))
 
 
-def _sentence(choice: CleanupPlan, removed: Sequence[CleanupItem], *, delete: bool) -> str:
-    if not choice.items:
+def _row(item: CleanupItem) -> tuple[str, ...]:
+    which = item.label if item.label == item.id else f"{item.id[:8]} {item.label}"
+    return item.what, which, _age(item.age), _size(item.size), item.why
+
+
+def _sentence(plan: CleanupPlan, removed: Sequence[CleanupItem], *, delete: bool) -> str:
+    if not plan.items:
         return "There is nothing that may go."
     if not delete:
-        return f"Nothing was changed. With --delete, {_count(choice.items)} would go: {_total(choice.items)}."
-    rest = len(choice.items) - len(removed)
-    return f"Removed {_count(removed)}: {_total(removed)} freed." + (f" {rest} stayed after all." if rest else "")
+        return f"Nothing was changed. With --delete, {_count(plan.items)} would go: {_total(plan.items)}."
+    rest = len(plan.items) - len(removed)
+    return f"Removed {_count(removed)}: {_total(removed)} freed." + (
+        f" Kept, since now used or protected: {rest}." if rest else ""
+    )
 
 
 def _count(items: Sequence[CleanupItem]) -> str:
@@ -125,13 +124,13 @@ def _size(count: int) -> str:
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
-def _record(choice: CleanupPlan, removed: Sequence[CleanupItem], *, delete: bool, for_good: bool) -> dict[str, Any]:
-    gone = {(item.what, item.id) for item in removed}
-    items = [item.model_dump(mode="json") | {"removed": (item.what, item.id) in gone} for item in choice.items]
+def _record(plan: CleanupPlan, removed: Sequence[CleanupItem], *, delete: bool, for_good: bool) -> dict[str, Any]:
+    removed_ids = {(item.what, item.id) for item in removed}
+    items = [item.model_dump(mode="json") | {"removed": (item.what, item.id) in removed_ids} for item in plan.items]
     return {
         "deleted": delete,
         "for_good": for_good,
         "items": items,
-        "kept": [kept.model_dump(mode="json") for kept in choice.kept],
-        "bytes": sum(item.size for item in (removed if delete else choice.items)),
+        "kept": [group.model_dump(mode="json") for group in plan.kept],
+        "bytes": sum(item.size for item in (removed if delete else plan.items)),
     }

@@ -1,4 +1,4 @@
-"""Options, endings and the console that several commands share."""
+"""Options, exit codes, error messages and tables that several commands share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +24,9 @@ HOST = "127.0.0.1"
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="A YAML file; what it leaves out has its default.", show_default=False),
+    typer.Option(
+        "--config", "-c", help="A YAML file. Keys that are not in it keep their defaults.", show_default=False
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -36,20 +38,27 @@ Settings = Annotated[
     ),
 ]
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Judge, and move no alias.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the verdict, and move no alias.")]
 Force = Annotated[
-    bool, typer.Option("--force", help="Promote a model that works whatever the verdict is. Needs --reason.")
+    bool, typer.Option("--force", help="Promote a working model whatever the verdict is. Needs --reason.")
 ]
-Reason = Annotated[str | None, typer.Option(help="Why; kept with the version and in the ledger.", show_default=False)]
+Reason = Annotated[
+    str | None,
+    typer.Option(
+        help="The reason for --force. It is stored with the version and in the audit log.", show_default=False
+    ),
+]
 ApprovalHours = Annotated[
     float | None,
-    typer.Option(help="Wait for so many hours for a person's approval before promoting.", show_default=False),
+    typer.Option(help="Hours to wait for a person's approval before the promotion.", show_default=False),
 ]
 
 Summary = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Append the verdict to a Markdown file, such as a CI job's summary.", show_default=False
+        metavar="FILE",
+        help="Append the verdict to a Markdown file, such as the summary of a CI job.",
+        show_default=False,
     ),
 ]
 Junit = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict as JUnit XML.", show_default=False)]
@@ -57,22 +66,22 @@ MODEL_NAME = "dae"
 
 
 def _model_name(name: str) -> str:
-    """Refuse what no registered model can be called; MLflow's own messages on it are hard to understand."""
+    """Refuse invalid names of registered models; MLflow's own messages on them are hard to understand."""
     if not re.fullmatch(r"[\w -]+", name):
         raise typer.BadParameter(f"must be letters, digits, spaces, _ and -, received {name}")
     return name
 
 
-Name = Annotated[str, typer.Option("--name", callback=_model_name, help="The registered model.")]
+Name = Annotated[str, typer.Option("--name", callback=_model_name, metavar="MODEL", help="The registered model.")]
 
 
-def switches(dry_run: bool, force: bool, reason: str | None, approval_hours: float | None) -> list[str]:
-    """Return the gate's switches as settings.
+def gate_settings(dry_run: bool, force: bool, reason: str | None, approval_hours: float | None) -> list[str]:
+    """Return the options of the gate as settings.
 
     Raises
     ------
     ConfigError
-        If a promotion is forced without a reason, or there is a reason without force.
+        If ``--force`` has no reason, or ``--reason`` is given without ``--force``.
     """
     import json
 
@@ -82,9 +91,9 @@ def switches(dry_run: bool, force: bool, reason: str | None, approval_hours: flo
         raise ConfigError("--force needs --reason, a text that says why, received none")
     if reason is not None and not force:
         raise ConfigError("--reason goes with --force, received it alone")
-    found = ["gate.dry_run=true"] if dry_run else []
-    found += [f"gate.force={json.dumps(reason)}"] if force else []
-    return found + ([f"gate.approval_hours={approval_hours}"] if approval_hours is not None else [])
+    settings = ["gate.dry_run=true"] if dry_run else []
+    settings += [f"gate.force={json.dumps(reason)}"] if force else []
+    return settings + ([f"gate.approval_hours={approval_hours}"] if approval_hours is not None else [])
 
 
 def fail(message: str, code: int) -> typer.Exit:
@@ -96,7 +105,7 @@ def fail(message: str, code: int) -> typer.Exit:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn errors into one message and an exit code: 2 for a refused configuration, 1 for anything else."""
+    """Turn an error into one message and an exit code: 2 for a bad configuration, 1 for anything else."""
     from dae.config.schema import ConfigError
 
     try:
@@ -105,61 +114,90 @@ def reported() -> Iterator[None]:
         raise
     except ConfigError as error:
         raise fail(str(error), USAGE) from error
-    except Exception as error:  # whatever it is, its message is for a person
+    except Exception as error:  # people read a message rather than a traceback
         raise fail(f"{type(error).__name__}: {error}", ERROR) from error
 
 
 def claim(port: int, host: str = HOST) -> socket.socket:
-    """Return a socket that holds a free port, and refuses connections until it is listened on.
+    """Return a socket that reserves a free port. It refuses connections until the server listens on it.
 
     Raises
     ------
     Exit
-        If the port is in use, or the address is none of this machine's.
+        If the port is in use, or this machine does not have the address.
     """
-    # With the protocol named asyncio sends at once; otherwise an answer waits 40 ms for the client's acknowledgement.
-    claimed = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, proto=socket.IPPROTO_TCP)
+    # asyncio sends at once if the protocol is named; otherwise an answer waits 40 ms for the client's acknowledgement.
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, proto=socket.IPPROTO_TCP)
     try:
-        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        claimed.bind((host, port))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
     except OSError as error:
-        claimed.close()
+        listener.close()
         message = f"port {port} must be free on {host}; choose another with --port ({error.strerror})"
         raise fail(message, ERROR) from error
-    return claimed
+    return listener
 
 
-def console() -> Console:
-    """Return a console for tables; where there is no terminal it is wide, since a pipe need not cut anything short."""
+def stdout_console() -> Console:
+    """Return a console on standard output. It is wide if that is no terminal, so that files and pipes get whole lines."""
     from rich.console import Console
 
-    made = Console(highlight=False)
-    if not made.is_terminal:
-        made.width = 200
-    return made
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    return console
 
 
-def show_scores(console: Console, title: str, scores: Scores) -> None:
-    """Print a table of scores by kind of noise."""
+def print_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    right: Collection[str] = (),
+    styles: Sequence[str | None] | None = None,
+) -> None:
+    """Print a table on standard output. Cells are plain text; long ones are folded, never cut.
+
+    Parameters
+    ----------
+    header : sequence of str
+        The names of the columns.
+    rows : iterable of sequence of str
+        The cells of each row, as many as there are columns.
+    title : str, optional
+        A title above the table, after an empty line.
+    right : collection of str
+        The columns to align on the right.
+    styles : sequence of str or None, optional
+        A rich style for each row, such as ``"bold"``.
+    """
     from rich.markup import escape
     from rich.table import Table
 
+    table = Table(title=f"\n{escape(title)}" if title else None, title_justify="left", title_style="bold")
+    for name in header:
+        table.add_column(escape(name), overflow="fold", justify="right" if name in right else "left")
+    for index, row in enumerate(rows):
+        table.add_row(*map(escape, row), style=styles[index] if styles else None)
+    stdout_console().print(table)
+
+
+def print_scores(title: str, scores: Scores) -> None:
+    """Print a table of scores by kind of noise."""
     from dae.evaluation import tables
 
-    table = Table(*tables.SCORES_HEADER, title=f"\n{escape(title)}", title_justify="left", title_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in tables.score_rows(scores):
-        table.add_row(*row, style="bold" if row[0] == "all" else None)
-    console.print(table)
+    header, rows = tables.score_header(scores), list(tables.score_rows(scores))
+    styles = ["bold" if row[0] == "all" else None for row in rows]
+    print_table(header, rows, title=title, right=header[1:], styles=styles)
 
 
-def show_decision(console: Console, version: ModelVersion) -> None:
-    """Print every check of the gate, and what was decided."""
+def print_decision(version: ModelVersion) -> None:
+    """Print every check of the gate, and the decision."""
     from rich.markup import escape
 
     from dae.promotion import reports
 
+    console = stdout_console()
     for passed, reason in reports.list_checks(version.verdict):
         console.print(f"  [{'green]passed' if passed else 'red]failed'}[/] {escape(reason)}", soft_wrap=True)
     event = version.decision.event
@@ -168,20 +206,20 @@ def show_decision(console: Console, version: ModelVersion) -> None:
 
 
 def require_keras_backend() -> None:
-    """Refuse a ``KERAS_BACKEND`` that is not supported or not installed, before anything is done with it.
+    """Refuse a ``KERAS_BACKEND`` that is not supported or not installed, before Keras reads it.
 
     Raises
     ------
     ConfigError
-        Naming what was asked for and what to do.
+        If it is neither tensorflow nor jax, or jax is not installed.
     """
     from dae import command_lines
     from dae.config.schema import ConfigError
 
-    asked = os.environ["KERAS_BACKEND"]
-    if asked not in ("tensorflow", "jax"):
-        raise ConfigError(f"KERAS_BACKEND must be tensorflow or jax, received {asked!r}")
-    if asked == "jax" and importlib.util.find_spec("jax") is None:
+    backend = os.environ["KERAS_BACKEND"]
+    if backend not in ("tensorflow", "jax"):
+        raise ConfigError(f"KERAS_BACKEND must be tensorflow or jax, received {backend!r}")
+    if backend == "jax" and importlib.util.find_spec("jax") is None:
         raise ConfigError(
             f"KERAS_BACKEND is jax, which is not installed; install it with: {command_lines.install_command('jax')}"
         )

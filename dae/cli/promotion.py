@@ -21,27 +21,30 @@ def promote(
     name: options.Name = options.MODEL_NAME,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="gate.NAME=VALUE", help="Change the policy of the run that made it."),
+        typer.Option(
+            "--set",
+            metavar="gate.NAME=VALUE",
+            help="Change one value of the gate in the run's configuration. Can be repeated.",
+        ),
     ] = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     reason: options.Reason = None,
     approval_hours: options.ApprovalHours = None,
 ) -> None:
-    """Put a version that was registered before through the gate, and make it the champion if it passes."""
+    """Put a registered version through the gate, and make it the champion if it passes."""
     with options.reported():
-        switches = options.switches(dry_run, force, reason, approval_hours)
-        request = _request(name, version, [*(settings or []), *switches])
+        gate = options.gate_settings(dry_run, force, reason, approval_hours)
+        request = _request(name, version, [*(settings or []), *gate])
         result: PromotionResult = flow_runs.run("flows.promote", "promote_version", request)
-    console = options.console()
-    options.show_scores(console, f"{name} version {version}", result.scores)
-    options.show_decision(console, result.version)
+    options.print_scores(f"{name} version {version}", result.scores)
+    options.print_decision(result.version)
     if not result.version.decision.promoted:
         raise typer.Exit(options.REFUSED)
 
 
 def _request(name: str, version: str, settings: Sequence[str]) -> PromotionRequest:
-    """Return what to promote; the version must be there, and the policy valid, before any server starts."""
+    """Return the request for the flow. The version and the settings are checked before any server starts."""
     from dae.config import loading
     from dae.config.schema import ConfigError
     from dae.promotion import registry
@@ -63,32 +66,35 @@ def _request(name: str, version: str, settings: Sequence[str]) -> PromotionReque
 
 
 def rollback(
-    reason: Annotated[str, typer.Option(help="Why; kept in the ledger.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="The reason. It is stored in the audit log.", show_default=False)],
     to: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="A version that was live once; by default the one before.")
+        str | None,
+        typer.Option(metavar="VERSION", help="A former champion.", show_default="the previous champion"),
     ] = None,
     name: options.Name = options.MODEL_NAME,
 ) -> None:
-    """Make the previous champion the champion again, after checking that it loads and works."""
+    """Make the previous champion the champion again, after a smoke test."""
     with options.reported():
         from dae.config.schema import ConfigError
-        from dae.promotion import rollback as library
-        from dae.promotion import smoke_test
+        from dae.promotion.rollback import rollback as restore_champion
+        from dae.promotion.smoke_test import run_smoke_test
 
         if not reason.strip():
             raise ConfigError("--reason must say why, received an empty text")
-        entry = library.rollback(name, reason, lambda version: smoke_test.run_smoke_test(name, version), to)
+        entry = restore_champion(name, reason, lambda version: run_smoke_test(name, version), to)
     typer.echo(
         f"Rolled back: {name} version {entry.version} is the champion again, in place of version {entry.against}."
     )
 
 
 def approve(
-    flow_run: Annotated[str, typer.Argument(help="Id of the flow run that waits.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes/--no", help="Approve, or do not.", show_default=False)],
-    comment: Annotated[str, typer.Option(help="Kept in the ledger.")] = "",
+    flow_run: Annotated[
+        str, typer.Argument(metavar="FLOW_RUN", help="Id of the flow run that waits.", show_default=False)
+    ],
+    yes: Annotated[bool, typer.Option("--yes/--no", help="Approve or refuse.", show_default=False)],
+    comment: Annotated[str, typer.Option(help="A comment. It is stored in the audit log.")] = "",
 ) -> None:
-    """Answer a flow run that waits for approval. $PREFECT_API_URL must be that of its server."""
+    """Answer a flow run that waits for approval. $PREFECT_API_URL must name its server."""
     with options.reported():
         from uuid import UUID
 

@@ -31,21 +31,13 @@ def runs(
         where = f" in experiment {experiment}" if experiment else ""
         typer.echo(f"No runs{where} yet. Make one with: {command_lines.dae_command('train')}")
         return
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table()
-    for name in tables.RUNS_HEADER:
-        shown.add_column(name, overflow="fold")
-    for row in tables.run_rows(table):
-        shown.add_row(*map(escape, row))
-    options.console().print(shown)
+    options.print_table(tables.RUNS_HEADER, tables.run_rows(table))
 
 
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the local server.")] = 5000,
 ) -> None:
-    """Open MLflow's UI on the store in use, until interrupted."""
+    """Open MLflow's UI on the current store. Stop it with Ctrl-C."""
     with options.reported():
         from dae.tracking.client import connect, store_uri
 

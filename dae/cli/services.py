@@ -1,4 +1,4 @@
-"""``dae services``: the servers a team runs the pipeline on."""
+"""``dae services``: the servers on which a team runs the pipeline."""
 
 from __future__ import annotations
 
@@ -10,70 +10,74 @@ import typer
 
 from dae import command_lines
 from dae.cli import options
+from dae.cli.help import Command, Group, epilog
 
 app = typer.Typer(
-    help="PostgreSQL, MLflow, Prefect and a worker, on this machine; dae train needs none of them.",
+    help="Run PostgreSQL, MLflow, Prefect and a worker on this machine. dae train works without them.",
+    cls=Group,
+    epilog=epilog("dae services up", "dae services status"),
     no_args_is_help=True,
 )
 
 
-@app.command()
+@app.command(cls=Command, epilog=epilog("dae services up"))
 def up() -> None:
-    """Start what does not run, wait until all is healthy, and print the addresses."""
+    """Start all services, wait until they are healthy, and print their addresses."""
     with options.reported():
         from dae.services import lifecycle, settings
 
-        found = settings.load_or_make()
-        lifecycle.up(found, typer.echo)
-        _show()
+        service_settings = settings.load_or_make()
+        lifecycle.up(service_settings, typer.echo)
+        _print_status()
         typer.echo(f"\nLog in to both pages as admin; the passwords are in {settings.path()}.")
-        login = shlex.quote(str(found.folder / "client.env"))
-        typer.echo(f"Point a shell at them:  set -a; . {login}; set +a")
+        login = shlex.quote(str(service_settings.folder / "client.env"))
+        typer.echo(f"Use them from a shell:  set -a; . {login}; set +a")
         typer.echo(f"Then:  {command_lines.dae_command('deploy')}")
 
 
-@app.command()
+@app.command(cls=Command, epilog=epilog("dae services down"))
 def down() -> None:
-    """Stop what was started here, and nothing else. What it keeps stays."""
+    """Stop the services that were started here. Their data is kept."""
     with options.reported():
         from dae.services import lifecycle, settings
 
-        found = settings.load() if settings.path().exists() else settings.without_secrets()
-        if not settings.path().exists() and not found.folder.exists():
+        has_settings = settings.path().exists()
+        service_settings = settings.load() if has_settings else settings.without_secrets()
+        if not has_settings and not service_settings.folder.exists():
             typer.echo("No services were ever started here.")
             return
-        stopped = lifecycle.down(found)
+        stopped = lifecycle.down(service_settings)
         typer.echo(f"Stopped: {', '.join(stopped)}." if stopped else "No services are running.")
 
 
-@app.command()
+@app.command(cls=Command, epilog=epilog("dae services status"))
 def status() -> None:
-    """Show the addresses, and whether each service is healthy; exit code 1 if one is not."""
+    """Print the address and the health of each service. The exit code is 1 if one is not healthy."""
     with options.reported():
-        if not _show():
+        if not _print_status():
             raise typer.Exit(options.ERROR)
 
 
 Folder = Annotated[Path, typer.Argument(help="The folder of the backup.", show_default=False)]
 
 
-@app.command()
+@app.command(cls=Command, epilog=epilog("dae services backup /backups/monday"))
 def backup(folder: Folder) -> None:
-    """Write the databases, the artifacts and the passwords into a new folder. The services go on."""
+    """Write the databases, the artifacts and the passwords to a new folder. The services keep running."""
     with options.reported():
         from dae.services import backup, settings
 
         backup.back_up(settings.load(), folder.resolve(), typer.echo)
-        typer.echo(f"Backed up into {folder}. It holds the passwords: keep it where nobody else can read it.")
+        typer.echo(f"Backed up to {folder}. The backup holds the passwords: keep it where nobody else can read it.")
 
 
-@app.command()
+@app.command(cls=Command, epilog=epilog("dae services restore /backups/monday"))
 def restore(
     folder: Folder,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Put a backup in place of all that the services keep. They must be down."""
-    if not yes and not typer.confirm("Everything the services keep now is replaced. Go on?"):
+    """Replace all data of the services with a backup. The services must be down."""
+    if not yes and not typer.confirm("This replaces all data of the services. Continue?"):
         raise typer.Exit(options.ERROR)
     with options.reported():
         from dae.services import backup
@@ -82,9 +86,9 @@ def restore(
         typer.echo(f"Restored. Start the services: {command_lines.make_command('services')}")
 
 
-@app.command()
+@app.command(cls=Command, epilog=epilog("dae services upgrade"))
 def upgrade() -> None:
-    """Bring the databases to what the installed MLflow and Prefect expect. The services must be down; back up first."""
+    """Migrate the databases to the installed MLflow and Prefect. The services must be down. Make a backup first."""
     with options.reported():
         from dae.services import backup, settings
 
@@ -92,15 +96,15 @@ def upgrade() -> None:
         typer.echo(f"Upgraded. Start the services: {command_lines.make_command('services')}")
 
 
-def _show() -> bool:
-    """Print a line for each service; tell whether all are healthy."""
+def _print_status() -> bool:
+    """Print a line for each service. Return whether all are healthy."""
     from rich.markup import escape
 
     from dae.services import lifecycle, settings
 
-    console = options.console()
-    told = lifecycle.report(settings.load())
-    for name, (address, state) in told.items():
+    console = options.stdout_console()
+    states = lifecycle.report(settings.load())
+    for name, (address, state) in states.items():
         colour = "green" if state == "healthy" else "red"
         console.print(f"{name:10}{escape(address):28}[{colour}]{escape(state)}[/]", soft_wrap=True)
-    return all(state == "healthy" for _, state in told.values())
+    return all(state == "healthy" for _, state in states.values())

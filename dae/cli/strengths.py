@@ -19,22 +19,23 @@ def strengths(
         list[str] | None,
         typer.Option(
             metavar="MODEL",
-            help="models:/NAME@ALIAS, a version number or a run id. Can be repeated: others stand beside the first.",
+            help="models:/NAME@ALIAS, a version number or a run id. Can be repeated to compare models.",
         ),
     ] = None,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Held-out images to use.")] = "test",
-    images: Annotated[int, typer.Option(min=1, help="How many of them, at most.")] = 2000,
+    images: Annotated[int, typer.Option(min=1, help="Largest number of images.")] = 2000,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE.md", help="Write the table here, too.", show_default=False)
+        Path | None, typer.Option(metavar="FILE.md", help="Also write the table to this file.", show_default=False)
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Write the figure here, too.", show_default=False)
+        Path | None, typer.Option(metavar="FILE.png", help="Also write the figure to this file.", show_default=False)
     ] = None,
 ) -> None:
-    """Score models at fixed strengths of each kind of noise, inside and outside of what they were trained on.
+    """Score models at fixed strengths of each kind of noise, inside and outside the range of their training.
 
-    Without --model it is models:/dae@champion. The images, the kinds of noise and the seed are those of the first model's run,
-    and the table and the figure are logged there.
+    Without --model, the model is models:/dae@champion.
+    Images, kinds of noise and seed come from the run of the first model.
+    The table and the figure are logged to that run.
     """
     uris = model or ["models:/dae@champion"]
     with options.reported():
@@ -60,12 +61,6 @@ def _require_writable(option: str, path: Path | None, suffix: str) -> None:
 
 
 def _print(rows: list[Row]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table(*map(escape, rows[0]))
-    for column in shown.columns[3:]:
-        column.justify = "right"
-    for row in rows[1:]:
-        shown.add_row(*map(escape, row), style="bold" if row[2] == "inside" else None)
-    options.console().print(shown)
+    header, *lines = rows
+    styles = ["bold" if line[2] == "inside" else None for line in lines]
+    options.print_table(header, lines, right=header[3:], styles=styles)

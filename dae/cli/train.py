@@ -25,7 +25,7 @@ def train(
     config: options.ConfigFile = None,
     settings: options.Settings = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN_ID", help="Go on with an interrupted run, under its own configuration.")
+        str | None, typer.Option(metavar="RUN_ID", help="Continue an interrupted run with its own configuration.")
     ] = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -34,16 +34,16 @@ def train(
     summary: options.Summary = None,
     junit: options.Junit = None,
 ) -> None:
-    """Train a denoiser: ingest, corrupt, train, evaluate, and register it as champion if the gate lets it pass."""
+    """Train a denoiser, evaluate it, register it, and make it the champion if it passes the gate."""
     started = _process_start()
     with options.reported():
         from dae.promotion import reports
 
         reports.require_writable(summary, junit)
-        switches = options.switches(dry_run, force, reason, approval_hours)
-        resolved = _resolve(config, [*(settings or []), *switches] or None, resume)
+        gate = options.gate_settings(dry_run, force, reason, approval_hours)
+        resolved = _resolve(config, [*(settings or []), *gate] or None, resume)
         typer.echo(f"{resolved.run_name}: starting")
-        with _failure_told(resolved.run_name, summary, junit, started):
+        with _report_failure(resolved.run_name, summary, junit, started):
             result: PipelineResult = flow_runs.run("flows.train", "train_denoiser", resolved)
     _print(result, time.time() - started)
     with options.reported():
@@ -58,8 +58,8 @@ def train(
 
 
 @contextmanager
-def _failure_told(name: str, summary: Path | None, junit: Path | None, started: float) -> Iterator[None]:
-    """Write how a run failed to the files that were asked for."""
+def _report_failure(name: str, summary: Path | None, junit: Path | None, started: float) -> Iterator[None]:
+    """Write the failure of a run to the files of --summary and --junit."""
     from dae.promotion import reports
 
     try:
@@ -104,9 +104,9 @@ def _print(result: PipelineResult, total: float) -> None:
 
     from dae.tracking.client import store_uri
 
-    console = options.console()
-    options.show_scores(console, result.run_name, result.scores)
-    options.show_decision(console, result.version)
+    options.print_scores(result.run_name, result.scores)
+    options.print_decision(result.version)
+    console = options.stdout_console()
     parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items())
     rest = total - sum(result.seconds.values())
     console.print(f"Time: {total:.0f} s ({parts}, everything else {rest:.1f})", soft_wrap=True)
@@ -114,7 +114,7 @@ def _print(result: PipelineResult, total: float) -> None:
 
 
 def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
-    """Write noisy files of the test set and restore them as a person would; what goes wrong does not change the outcome."""
+    """Write noisy files of the test set and restore them as a user would. An error here does not change the exit code."""
     from dae import storage
     from dae.cli.denoise import restore_files
     from dae.evaluation import example_files
@@ -125,14 +125,14 @@ def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
     model = f"models:/{version.name}/{version.version}"
     if version.decision.promoted and version.name == options.MODEL_NAME:
         model = CHAMPION
-    shown = [shlex.quote(command_lines.display_path(path)) for path in (noisy, restored)]
-    of_model = "" if model == CHAMPION else f" --model {shlex.quote(model)}"
-    logging.disable(logging.INFO)  # what was said of images and noise before
+    paths = [shlex.quote(command_lines.display_path(path)) for path in (noisy, restored)]
+    model_option = "" if model == CHAMPION else f" --model {shlex.quote(model)}"
+    logging.disable(logging.INFO)  # the run has logged the same lines before
     try:
         shutil.rmtree(folder, ignore_errors=True)
         files = example_files.write_noisy_examples(config, noisy)
         typer.echo(f"\nExamples: {len(files)} noisy files made of the test images, restored by")
-        typer.echo(f"  {command_lines.dae_command(f'denoise {shown[0]} -o {shown[1]} --overwrite{of_model}')}")
+        typer.echo(f"  {command_lines.dae_command(f'denoise {paths[0]} -o {paths[1]} --overwrite{model_option}')}")
         restore_files(
             plan_files([str(noisy)], restored), model, Path(command_lines.display_path(restored)), overwrite=True
         )
@@ -143,17 +143,17 @@ def _show_examples(config: PipelineConfig, version: ModelVersion) -> None:
 
 
 def _print_next(name: str) -> None:
-    """Print what one may want to do now, as it is typed; what takes a champion is left out where there is none."""
+    """Print useful next commands as they are typed. Without a champion, commands that need one are left out."""
     from dae.promotion import registry
 
     model = "" if name == options.MODEL_NAME else f" --model {shlex.quote(f'models:/{name}@champion')}"
     steps = [("look at the run", "ui"), ("compare runs", "runs")]
     if registry.find_champion(name) is not None:
-        of_champion = [
+        champion_steps = [
             ("restore an image", f"denoise noisy.png -o clean/{model}"),
             ("serve the champion", f"serve{model}"),
         ]
-        steps = [of_champion[0], *steps, of_champion[1]]
+        steps = [champion_steps[0], *steps, champion_steps[1]]
     typer.echo("\nNext:")
     for purpose, arguments in steps:
         typer.echo(f"  {purpose:20}{command_lines.dae_command(arguments)}")

@@ -25,33 +25,34 @@ CODES = (
 
 
 def trigger(
-    deployment: Annotated[str, typer.Argument(help="Such as retrain, retrain-if-stale or ci.", show_default=False)],
+    deployment: Annotated[
+        str,
+        typer.Argument(help="The name of a deployment, such as retrain, retrain-if-stale or ci.", show_default=False),
+    ],
     config: options.ConfigFile = None,
     settings: options.Settings = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN_ID", help="Go on with an interrupted run, under its own configuration.")
+        str | None, typer.Option(metavar="RUN_ID", help="Continue an interrupted run with its own configuration.")
     ] = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     reason: options.Reason = None,
     approval_hours: options.ApprovalHours = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run until it ends.")] = True,
     timeout: Annotated[
-        float | None, typer.Option(help="Stop waiting after so many minutes; the run goes on.", min=0.01)
+        float | None, typer.Option(metavar="MINUTES", help="Stop waiting after this time. The run continues.", min=0.01)
     ] = None,
     summary: options.Summary = None,
     junit: options.Junit = None,
 ) -> None:
-    """Start a run of a deployment on the Prefect server, follow its log, and exit as the gate decided."""
-    from dae.promotion import reports
-
+    """Start a run of a deployment on the Prefect server and follow its log. The exit code gives the verdict."""
     started = time.time()
     with options.reported():
         from dae.promotion import reports
 
         reports.require_writable(summary, junit)
-        switches = options.switches(dry_run, force, reason, approval_hours)
-        run = _start(deployment, _config(config, resume, settings), [*(settings or []), *switches])
+        gate = options.gate_settings(dry_run, force, reason, approval_hours)
+        run = _start(deployment, _config(config, resume, settings), [*(settings or []), *gate])
         if not wait:
             return
         try:
@@ -69,7 +70,7 @@ def trigger(
 
 
 def _config(file: Path | None, resume: str | None, settings: list[str] | None) -> PipelineConfig | None:
-    """Return the configuration to run under, None for the deployment's own."""
+    """Return the configuration of the run, or None for that of the deployment."""
     from dae.config import loading
     from dae.config.schema import ConfigError
     from dae.tracking import runs
@@ -86,46 +87,44 @@ def _config(file: Path | None, resume: str | None, settings: list[str] | None) -
 
 
 def _start(name: str, config: PipelineConfig | None, settings: list[str]) -> FlowRun:
-    from dae.tracking import provenance
-    from flows.deployment import apply
-    from flows.deployment import trigger as trigger_module
+    from dae.tracking.provenance import current_actor
+    from flows.deployment.apply import connect_to_server
+    from flows.deployment.trigger import find_deployment, make_parameters, run_url, start_run
 
-    with apply.connect_to_server() as client:
-        found = trigger_module.find_deployment(client, name)
-        run = trigger_module.start_run(
-            client, found, trigger_module.make_parameters(found, config, settings), provenance.current_actor()
-        )
-    typer.echo(f"{found.name}: run {run.name}, {trigger_module.run_url(run)}")
+    with connect_to_server() as client:
+        deployment = find_deployment(client, name)
+        run = start_run(client, deployment, make_parameters(deployment, config, settings), current_actor())
+    typer.echo(f"{deployment.name}: run {run.name}, {run_url(run)}")
     return run
 
 
 def _follow(run: FlowRun, deployment_name: str, seconds: float | None, started: float) -> RunOutcome:
     from dae.promotion.reports import RunOutcome
-    from flows.deployment import apply
-    from flows.deployment import trigger as trigger_module
+    from flows.deployment.apply import connect_to_server
+    from flows.deployment.trigger import describe_ending, follow_run, run_url
 
-    with apply.connect_to_server() as client:
+    with connect_to_server() as client:
         try:
-            state = trigger_module.follow_run(client, run.id, typer.echo, seconds)
+            state = follow_run(client, run.id, typer.echo, seconds)
         except KeyboardInterrupt:
             stop = command_lines.with_login(f"{command_lines.program_command('prefect')} flow-run cancel {run.id}")
             typer.echo(f"The run goes on; to stop it: {stop}", err=True)
             raise
     message = (state.message or "") if state else f"not over after {(seconds or 0) / 60:g} minutes; the run goes on"
-    bare = RunOutcome(
+    outcome = RunOutcome(
         name=run.name,
-        ending=trigger_module.describe_ending(state),
+        ending=describe_ending(state),
         message=message,
-        links={"Prefect": trigger_module.run_url(run)},
+        links={"Prefect": run_url(run)},
         seconds=time.time() - started,
     )
-    return _with_verdict(bare, str(run.id), deployment_name if state else None)
+    return _with_verdict(outcome, str(run.id), deployment_name if state else None)
 
 
-def _with_verdict(bare: RunOutcome, flow_run_id: str, deployment: str | None) -> RunOutcome:
-    """Add what MLflow has of the run, and how a deployment goes on with it if it is over and failed.
+def _with_verdict(outcome: RunOutcome, flow_run_id: str, deployment: str | None) -> RunOutcome:
+    """Return the outcome with the verdict from MLflow, or with a command that resumes a failed run.
 
-    Where MLflow cannot be asked, how the run ended is known all the same.
+    If MLflow does not answer, return the outcome as Prefect gives it.
     """
     from dae.promotion import reports
     from dae.tracking import runs
@@ -134,30 +133,30 @@ def _with_verdict(bare: RunOutcome, flow_run_id: str, deployment: str | None) ->
     try:
         run_id = runs.find_run_of_flow_run(flow_run_id)
         if run_id is None:
-            return bare
-        links = bare.links | {"MLflow": run_url(run_id)}
-        if bare.ending not in ("completed", "refused"):
+            return outcome
+        links = outcome.links | {"MLflow": run_url(run_id)}
+        if outcome.ending not in ("completed", "refused"):
             hint = ""
             if deployment:
                 resume = command_lines.dae_command(f"trigger {shlex.quote(deployment)} --resume {run_id}")
-                hint = f" Once mended, go on with: {command_lines.with_login(resume)}"
-            return bare.model_copy(update={"links": links, "message": bare.message + hint})
-        return reports.make_outcome(reports.read_result(run_id), links, bare.seconds)
-    except Exception as error:  # noqa: BLE001  (whatever keeps MLflow from answering)
+                hint = f" When the cause is fixed, go on with: {command_lines.with_login(resume)}"
+            return outcome.model_copy(update={"links": links, "message": outcome.message + hint})
+        return reports.make_outcome(reports.read_result(run_id), links, outcome.seconds)
+    except Exception as error:  # noqa: BLE001  (the verdict is optional, whatever fails)
         typer.echo(f"warning: the verdict cannot be read from MLflow: {type(error).__name__}: {error}", err=True)
-        return bare
+        return outcome
 
 
 def _print(outcome: RunOutcome) -> None:
     from rich.markup import escape
 
-    console = options.console()
+    console = options.stdout_console()
     if outcome.result is not None:
-        options.show_scores(console, outcome.name, outcome.result.scores)
-        options.show_decision(console, outcome.result.version)
+        options.print_scores(outcome.name, outcome.result.scores)
+        options.print_decision(outcome.result.version)
     else:
         colour = {"completed": "green"}.get(outcome.ending, "red")
-        said = f": {escape(outcome.message)}" if outcome.message else ""
-        console.print(f"\n[bold {colour}]{outcome.ending.capitalize()}[/]{said}", soft_wrap=True)
+        message = f": {escape(outcome.message)}" if outcome.message else ""
+        console.print(f"\n[bold {colour}]{outcome.ending.capitalize()}[/]{message}", soft_wrap=True)
     for name, address in outcome.links.items():
         console.print(f"{name}: {escape(address)}", soft_wrap=True)

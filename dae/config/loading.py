@@ -170,9 +170,10 @@ def _lines(error: ValidationError, tree: Any) -> Sequence[str]:
         merged.setdefault(path, []).append(text[0].lower() + text[1:])
         received[path] = problem["input"]
     faulty = [path for path in merged if not any(other.startswith(f"{path}.") for other in merged)]
-    said = {path: ", or ".join(merged[path]) for path in faulty}
+    messages = {path: ", or ".join(merged[path]) for path in faulty}
     return [
-        f"{path}: {t}" if "received" in t else f"{path}: {t}; received {received[path]!r}" for path, t in said.items()
+        f"{path}: {t}" if "received" in t else f"{path}: {t}; received {received[path]!r}"
+        for path, t in messages.items()
     ]
 
 

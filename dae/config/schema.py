@@ -11,21 +11,31 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import core_schema
 
+from dae.extensions import BASELINES, GATE_CHECKS, LOSSES, NETWORKS, REFERENCE, Table, source_sha256
 from dae.noise.kinds import Gaussian, Noise, Poisson, SaltAndPepper, Speckle, noise_shares
 from dae.schemas import FrozenModel, reject_bool
 
-Positive = Annotated[float, BeforeValidator(reject_bool), Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(reject_bool)]
 Count = Annotated[int, Field(ge=1, strict=True)]
-Seed = Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**32)]
-ShareOrAll = Annotated[float, BeforeValidator(reject_bool), Field(ge=0, le=1)]
-Share = Annotated[float, BeforeValidator(reject_bool), Field(gt=0, lt=1)]
-Tolerance = Annotated[float, BeforeValidator(reject_bool), Field(gt=-1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(reject_bool)]
+ShareOrAll = Annotated[float, Field(ge=0, le=1), BeforeValidator(reject_bool)]
+Share = Annotated[float, Field(gt=0, lt=1), BeforeValidator(reject_bool)]
+Tolerance = Annotated[float, Field(gt=-1, allow_inf_nan=False), BeforeValidator(reject_bool)]
 logger = logging.getLogger(__name__)
 MIN_SIDE = 8
 CLEAN_INPUT = 0.0005
 FORMER_TRAINING = {"optimizer": "adam", "clean_share": 0.0, "page_share": 0.0}
 """What every training did before it was configured."""
+LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
+    ("data", "also", None),
+    ("model", "options", {}),
+    ("train", "loss", "mse"),
+    ("train", "ssim_weight", 0.0),
+    ("gate", "checks", {}),
+)
+"""Fields that earlier runs did not have, with what they did."""
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_ -]*$"
 """Letters, digits, spaces, _ and -: a name of an experiment is a folder's, and MLflow refuses more in one of a model."""
 
@@ -56,6 +66,29 @@ def _warn_of(former: str, present: str) -> None:
     logger.warning("configuration: %s is now called %s", former, present)
 
 
+class NameIn:
+    """Annotation of a text that must be the name of an entry of a table of `dae.extensions`.
+
+    Parameters
+    ----------
+    table : Table
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """Return how it is validated: against the entries there are at that moment."""
+        return core_schema.no_info_after_validator_function(self.table.require, handler(source))
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
+        """Return the names there are, and the form of a user's own."""
+        names: dict[str, Any] = {"type": "string", "enum": list(self.table)}
+        if not self.table.open_to_users:
+            return names
+        return {"anyOf": [names, {"type": "string", "pattern": f"^{REFERENCE.pattern}$"}]}
+
+
 class Section(FrozenModel):
     """A section of the configuration. `former_names` maps what its fields were called to what they are called now."""
 
@@ -70,30 +103,35 @@ class Section(FrozenModel):
 class DataConfig(Section):
     """Where the images come from and how they are split.
 
-    `source` is ``mnist`` (part of the package), ``fashion_mnist``, ``photographs`` (scikit-image's), ``documents`` (rendered),
-    or the path of an ``.npz``, ``.npy`` or IDX file or of a folder of images; relative paths start at the project's folder.
+    MNIST is part of the package. Photographs are those in scikit-image's wheel, documents are rendered. Relative paths start at
+    the project's folder.
     """
 
     former_names: ClassVar[Mapping[str, str]] = {"also": "extra_source"}
 
-    source: Annotated[str, Field(min_length=1)] = "mnist"
+    source: Annotated[str, Field(min_length=1)] = Field(
+        "mnist",
+        description="mnist, fashion_mnist, photographs, documents, or the path of an .npz, .npy or IDX file or of a folder",
+    )
     test_source: str | None = Field(None, description="test images, where the source has none of its own")
     validation: Literal["test"] | Count | Share = Field(
-        5000, description="held out of the training images by a seeded draw: a number or a share; or the test images"
+        5000,
+        description="held out of the training images: a number, a share such as 0.1, or test: the test images are used",
     )
     test: Count | Share | None = Field(
-        None, description="held out as test, where the source has no test images; None: as many as validation"
+        None, description="held out as test where there are no test images; null: as many as validation"
     )
     extra_source: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="a folder of images of the same shape that are added to those of the source, before any are held out",
+        description="a folder of images of the same shape; they are added to the source before any are held out",
     )
     limit: Count | None = Field(None, description="use only the source's first images, before any are held out")
     test_limit: Count | None = Field(None, description="use only the first test images")
     patch: Annotated[int, Field(ge=MIN_SIDE)] | None = Field(
-        None, description="cut photographs, documents or the images of a folder into patches of so many pixels a side"
+        None,
+        description="side in pixels of the patches that photographs, documents or the images of a folder are cut into",
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the split")
 
     @model_validator(mode="after")
     def _only_folders_are_cut(self) -> Self:
@@ -104,17 +142,20 @@ class DataConfig(Section):
 
 
 class NoiseConfig(FrozenModel):
-    """The mix of noise. Each image gets one kind, drawn by weight, as its law draws it or as an image file holds it.
+    """The mix of noise. Each image gets one kind, drawn by weight, as its law draws it or as an image file holds it."""
 
-    `training` says how often training images get theirs.
-    """
-
-    kinds: tuple[Noise, ...] = Field((Gaussian(), SaltAndPepper(), Poisson(), Speckle()), min_length=1)
-    file_share: ShareOrAll = Field(
-        0.5, description="share of the noisy images that are as a file holds them: clipped to [0, 1], rounded to 8 bits"
+    kinds: tuple[Noise, ...] = Field(
+        (Gaussian(), SaltAndPepper(), Poisson(), Speckle()),
+        min_length=1,
+        description="each image gets one, drawn by weight; a strength is a number, or a range {low: 0.01, high: 0.2}",
     )
-    training: Literal["fresh", "frozen"] = Field("fresh", description="draw training noise every epoch, or once")
-    seed: Seed = 0
+    file_share: ShareOrAll = Field(
+        0.5, description="share of noisy images that are as a file holds them: clipped to [0, 1] and rounded to 8 bits"
+    )
+    training: Literal["fresh", "frozen"] = Field(
+        "fresh", description="fresh: training noise is drawn anew in every pass; frozen: once"
+    )
+    seed: Seed = Field(0, description="of the frozen noise")
 
     def shares(self) -> dict[str, float]:
         """Return the share of the images that get each kind, as drawn and as a file holds it, as `kinds.noise_shares` does."""
@@ -130,16 +171,18 @@ class NoiseConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _kinds_differ(self) -> Self:
-        names = [kind.kind for kind in self.kinds]
+        names = [kind.name for kind in self.kinds]
         if len(set(names)) < len(names):
             raise ValueError(f"kinds must differ from one another, received {', '.join(names)}")
         return self
 
 
 class ModelConfig(FrozenModel):
-    """The network: ``unet``, which takes images of any size from 8 pixels up, or the ``article``'s, which takes 28x28x1."""
+    """The network: ``unet`` for images of any size from 8 pixels up, ``article`` for 28x28x1, or your own."""
 
-    architecture: Literal["unet", "article"] = "unet"
+    architecture: Annotated[str, NameIn(NETWORKS)] = Field(
+        "unet", description="unet, article, or your own network as package.module:name"
+    )
     width: Annotated[int, Field(ge=4, le=512)] = Field(24, description="unet: channels at half resolution")
     deep_width: Annotated[int, Field(ge=4, le=512)] = Field(48, description="unet: channels at quarter resolution")
     blocks: Annotated[int, Field(ge=1, le=32)] = Field(
@@ -149,126 +192,132 @@ class ModelConfig(FrozenModel):
         1, description="unet: residual blocks at quarter resolution"
     )
 
-    def require(self, shape: tuple[int, int, int]) -> None:
-        """Refuse an image shape ``(H, W, C)`` the network cannot take.
-
-        Raises
-        ------
-        ConfigError
-            Naming the rule and the shape.
-        """
-        if self.architecture == "article" and shape != (28, 28, 1):
-            raise ConfigError(f"model.architecture article takes images of 28x28x1, received {_format_shape(shape)}")
-        if min(shape[:2]) < MIN_SIDE:
-            raise ConfigError(
-                f"images must be at least {MIN_SIDE} pixels high and wide, received {_format_shape(shape)}"
-            )
+    options: dict[str, bool | int | float | str] = Field(
+        {}, description="parameters of your own network, such as {depth: 5}"
+    )
 
 
 class TrainConfig(FrozenModel):
-    """The training recipe: mean squared error, the optimizer, what training images are like, and when to stop."""
+    """The training recipe: the loss, the optimizer, what training images are like, and when to stop."""
 
-    epochs: Count = 8
-    batch_size: Count = 128
+    epochs: Count = Field(8, description="number of validations; an epoch has steps_per_epoch batches")
+    batch_size: Count = Field(128, description="images in a batch")
     steps_per_epoch: Count | None = Field(
-        300, description="batches from one validation to the next; None: one pass over the training images"
+        300, description="batches in an epoch; null: one pass over the training images"
     )
-    optimizer: Literal["muon", "adam"] = Field("muon", description="muon: for the convolutions, and Adam for the rest")
-    learning_rate: Positive = 0.012
+    loss: Annotated[str, NameIn(LOSSES)] = Field(
+        "mse",
+        description="mse, mae, charbonnier, or your own as package.module:name; the gate judges MSE whatever it is",
+    )
+    ssim_weight: ShareOrAll = Field(0.0, description="weight w of SSIM in the loss: (1 - w) loss + w (1 - SSIM)")
+    optimizer: Literal["muon", "adam"] = Field(
+        "muon", description="muon: Muon for the convolutions and Adam for the rest; or adam"
+    )
+    learning_rate: Positive = Field(0.012, description="the highest, after the warm-up")
     beta_2: Share = Field(0.99, description="Adam's decay rate of the second moment")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="cosine: decays to 0 at the last step")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        120, description="cosine: steps in which the rate rises from 0, at most half of all"
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="cosine: the learning rate falls to 0 at the last step; or constant"
     )
-    drop_last: bool = Field(True, description="leave out a pass's last batch where it would be smaller")
-    patience: Count | None = Field(None, description="stop after so many epochs without a better validation MSE")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        120, description="of the cosine schedule: steps in which the rate rises from 0, at most half of all steps"
+    )
+    drop_last: bool = Field(True, description="leave out the last batch of a pass if it is smaller")
+    patience: Count | None = Field(
+        None, description="stop after this many epochs without a better validation MSE; null: never"
+    )
     clean_share: ShareOrAll = Field(
-        0.04, description="share of the training images that get no fresh noise, so that clean images are left alone"
+        0.04, description="share of training images without noise, so that clean images are left as they are"
     )
     page_share: ShareOrAll = Field(
         0.25,
-        description="share of the training images that are windows of pages of four images, so that larger images are "
-        "restored as well; not where images are patches of larger ones",
+        description="share of training images that are windows of pages of four images, for larger images; not with data.patch",
     )
-    jit_compile: bool = Field(False, description="compile the training step with XLA")
+    jit_compile: bool = Field(False, description="compile the training step with XLA; on JAX it always is")
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
-        "float32", description="of the computation; weights, loss and output are float32 all the same"
+        "float32", description="of the computation; weights, loss and output are always float32"
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the weights, the order of the images and the fresh noise")
 
 
 class ChampionPolicy(FrozenModel):
-    """How a challenger is compared with the champion: image by image, both scored now, on the same frozen noisy images."""
+    """How a challenger is compared with the champion: image by image, on the same frozen noisy images."""
 
     tolerance: Tolerance = Field(
         0.02,
-        description="by how much of the champion's MSE the challenger's may be above it; negative: must be below it",
+        description="by this share the MSE may be above the champion's; negative: it must be below",
     )
-    tolerance_per_kind: Tolerance | None = Field(0.1, description="the same for each kind of noise; None: not asked")
-    confidence: Annotated[float, BeforeValidator(reject_bool), Field(ge=0.5, lt=1)] = Field(
-        0.95, description="of the bootstrap interval; its upper end must be within the tolerance"
+    tolerance_per_kind: Tolerance | None = Field(0.1, description="the same for each kind of noise; null: no check")
+    confidence: Annotated[float, Field(ge=0.5, lt=1), BeforeValidator(reject_bool)] = Field(
+        0.95, description="of the bootstrap interval over images; its upper end must be within the tolerance"
     )
     incomparable: Literal["refuse", "absolute"] = Field(
         "refuse",
-        description="where the champion takes other images or no longer loads: refuse, or judge by the other checks",
+        description="if the champion takes other images or does not load: refuse, or absolute: use the other checks",
     )
 
 
 class SmokeTestPolicy(FrozenModel):
-    """What a registered version must do in a clean process: load as recorded, restore as before, and keep to the budgets."""
+    """What a registered version must do in a clean process: load, restore as recorded, and keep to the limits."""
 
-    any_size: bool = Field(True, description="must take images of another size than it was trained on")
-    max_latency_ms: Positive | None = Field(None, description="95th percentile of the time for one image")
-    max_file_mib: Positive | None = Field(None, description="size of the model file")
+    any_size: bool = Field(True, description="it takes images of another size than it was trained on")
+    max_latency_ms: Positive | None = Field(None, description="limit of the 95th percentile of the time for one image")
+    max_file_mib: Positive | None = Field(None, description="limit of the size of the model file")
     max_memory_mib: Positive | None = Field(
-        None, description="peak memory of the process, Keras and its backend included"
+        None, description="limit of the peak memory of the process, with Keras and its backend"
     )
 
 
 class GateConfig(Section):
-    """What a model must show before it is promoted, and how the gate is worked. With nothing asked, nothing is promoted."""
+    """What a model must show before it is promoted. A gate without a check of quality promotes nothing."""
 
     former_names: ClassVar[Mapping[str, str]] = {"beat_nothing": "beat_noisy_input", "works": "smoke_test"}
 
-    max_val_mse: Positive | None = Field(0.0069, description="limit of the pooled validation MSE")
+    max_val_mse: Positive | None = Field(
+        0.0069, description="limit of the validation MSE over all images; null: no check"
+    )
     max_val_mse_per_kind: dict[str, Positive] = Field(
-        {}, description="limits of the validation MSE of kinds of noise; poisson: in both forms, poisson_8bit: in files"
+        {}, description="limits of single kinds: {poisson: 0.001} for both forms, {poisson_8bit: 0.001} for files"
     )
     clean_input: Positive | None = Field(
         CLEAN_INPUT,
-        description="limit of the mean squared change of images that are to stay as they are: clean ones and their borders, "
-        "ones of a single value, black and white bars, the model's own output; None: not asked",
+        description="limit of the mean squared change of clean images, constants, bars and own output; null: no check",
     )
-    beat_noisy_input: bool = Field(True, description="for each kind, at most the validation MSE of the noisy input")
+    beat_noisy_input: bool = Field(
+        True, description="for each kind, the validation MSE is at most that of the noisy input"
+    )
     champion: ChampionPolicy | None = Field(
-        ChampionPolicy(), description="not worse than the champion; None: not asked"
+        ChampionPolicy(), description="comparison with the champion on the same noisy images; null: no check"
     )
     smoke_test: SmokeTestPolicy | None = Field(
-        SmokeTestPolicy(), description="works as a registered version; None: not asked"
+        SmokeTestPolicy(),
+        description="the registered version in a clean process: loads, and restores as recorded; null: no check",
     )
-    beat_baselines: tuple[Literal["median", "tv", "nlm", "wavelet", "bm3d"], ...] = Field(
-        (), description="classical methods, tuned on validation images in this run, each of which it must beat"
+    beat_baselines: tuple[Annotated[str, NameIn(BASELINES)], ...] = Field(
+        (), description="classical methods to beat, tuned in this run: median, tv, nlm, wavelet, bm3d"
     )
-    dry_run: bool = Field(False, description="judge, and change neither an alias nor the ledger")
+    checks: dict[Annotated[str, NameIn(GATE_CHECKS)], Annotated[float, BeforeValidator(reject_bool)]] = Field(
+        {}, description="limits of further checks by name, such as {min_val_ssim: 0.9}"
+    )
+    dry_run: bool = Field(False, description="decide, and change neither an alias nor the audit log")
     force: Annotated[str, Field(pattern=r"\S")] | None = Field(
-        None, description="the reason for which a model that works is promoted whatever the verdict is"
+        None, description="the reason to promote a model that works whatever the gate decides"
     )
     approval_hours: Positive | None = Field(
-        None, description="wait for so long for a person's approval before promoting; None: do not wait"
+        None, description="hours to wait for a person's approval before promoting; null: no approval"
     )
 
     def without_switches(self) -> GateConfig:
-        """Return the policy alone: dry run and force are asked for each time. Approval is part of the policy."""
+        """Return the policy without dry run and force, which are set for one run. Approval is part of the policy."""
         return self.model_copy(update={"dry_run": False, "force": None})
 
 
 class TrackingConfig(FrozenModel):
-    """Names under which MLflow keeps the runs and the models."""
+    """The names of runs and models in MLflow."""
 
-    experiment: Annotated[str, Field(pattern=NAME)] = "denoising"
-    model_name: Annotated[str, Field(pattern=NAME)] = "dae"
-    run_name: str | None = Field(None, description="None: made of the data, the network, the epochs and the seed")
-    resume: str | None = Field(None, description="id of an interrupted run to go on with")
+    experiment: Annotated[str, Field(pattern=NAME)] = Field("denoising", description="MLflow's experiment")
+    model_name: Annotated[str, Field(pattern=NAME)] = Field("dae", description="MLflow's registered model")
+    run_name: str | None = Field(None, description="null: made of the data, the network, the epochs and the seed")
+    resume: str | None = Field(None, description="id of an interrupted run to resume; dae train --resume sets it")
 
 
 class PipelineConfig(FrozenModel):
@@ -283,7 +332,7 @@ class PipelineConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _limits_are_of_kinds_there_are(self) -> Self:
-        kinds = [*self.noise.shares(), *(kind.kind for kind in self.noise.kinds)]
+        kinds = [*self.noise.shares(), *(kind.name for kind in self.noise.kinds)]
         if unknown := [kind for kind in self.gate.max_val_mse_per_kind if kind not in kinds]:
             named, received = ", ".join(dict.fromkeys(kinds)), ", ".join(unknown)
             raise ValueError(f"gate.max_val_mse_per_kind must name kinds of noise.kinds ({named}), received {received}")
@@ -294,16 +343,21 @@ class PipelineConfig(FrozenModel):
         """The run's name: the configured one, or one that says what the run is."""
         if self.tracking.run_name:
             return self.tracking.run_name
-        model = f"unet{self.model.width}" if self.model.architecture == "unet" else "article"
+        architecture = self.model.architecture
+        model = f"unet{self.model.width}" if architecture == "unet" else architecture.rpartition(":")[2]
         return f"{Path(self.data.source).stem}-{model}-{self.train.epochs}ep-seed{self.train.seed}"
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that bears on the result: all but `tracking`."""
-        tree = with_former_names(self.model_dump(mode="json", exclude={"tracking"}))  # as runs from then have it
-        if self.data.extra_source is None:  # as before there was such a field, so that runs from then can be resumed
-            del tree["data"]["also"]
-        if self.noise.file_share == 0 and FORMER_TRAINING.items() <= tree["train"].items():  # likewise
+        """SHA-256 of everything that bears on the result: all but `tracking`.
+
+        Fields that came later are left out where they have their default, so that earlier runs can be resumed.
+        """
+        tree = with_former_names(self.model_dump(mode="json", exclude={"tracking"}))
+        for section, field, default in LATER_FIELDS:
+            if tree[section][field] == default:
+                del tree[section][field]
+        if self.noise.file_share == 0 and FORMER_TRAINING.items() <= tree["train"].items():
             tree["train"] = {key: value for key, value in tree["train"].items() if key not in FORMER_TRAINING}
             tree["noise"] = {key: value for key, value in tree["noise"].items() if key != "file_share"} | {
                 "clip": False
@@ -312,10 +366,15 @@ class PipelineConfig(FrozenModel):
                 del tree["gate"]["clean_input"]
         return config_sha256(tree)
 
+    def user_sources(self) -> dict[str, str]:
+        """Return the SHA-256 of the source of each user's own object that is configured, by its reference."""
+        names = [self.model.architecture, self.train.loss, *(kind.kind for kind in self.noise.kinds)]
+        return {name: source_sha256(name) for name in names if ":" in name}
+
     def flat(self) -> dict[str, str | int | float | bool | None]:
         """Return every value under its dotted path; a kind of noise stands under its name."""
         tree = self.model_dump(mode="json")
-        tree["noise"]["kinds"] = {kind.pop("kind"): kind for kind in tree["noise"]["kinds"]}
+        tree["noise"]["kinds"] = {kind.pop("kind").rpartition(":")[2]: kind for kind in tree["noise"]["kinds"]}
         return dict(_leaves(tree))
 
 
@@ -353,14 +412,10 @@ def config_sha256(tree: Any) -> str:
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    leaves: list[tuple[str, Any]] = []
     for key, value in tree.items():
         if isinstance(value, dict):
-            found += _leaves(value, f"{prefix}{key}.")
+            leaves += _leaves(value, f"{prefix}{key}.")
         else:
-            found.append((f"{prefix}{key}", ", ".join(value) if isinstance(value, list) else value))
-    return found
-
-
-def _format_shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+            leaves.append((f"{prefix}{key}", ", ".join(value) if isinstance(value, list) else value))
+    return leaves

@@ -1,1 +1,1 @@
-"""Images: where they come from, how they are split and stored, and the noisy sets made of them."""
+"""Images: their sources, their splits, how they are stored, and the noisy sets made from them."""

@@ -1,11 +1,11 @@
-"""Image arrays: which shapes and types are taken, and how foreign ones become uint8 images or are refused."""
+"""Image arrays: the shapes and types that are accepted, and their conversion to uint8."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,10 @@ CHANNELS = {1: "grey", 2: "grey and alpha", 3: "RGB", 4: "RGB and alpha"}
 
 
 def images_per_block(shape: tuple[int, ...]) -> int:
-    """Return how many images of a shape are read, and share one random stream, at a time: about a million values.
+    """Return the number of images of a shape in a block: about a million values.
 
-    It depends on nothing but the shape, so that neither batch size nor number of workers bears on the noise.
+    A block is read at once and has a random stream of its own. Its size depends only on the shape, so that the noise does not
+    depend on the batch size or the number of workers.
 
     Examples
     --------
@@ -35,36 +36,51 @@ def images_per_block(shape: tuple[int, ...]) -> int:
 
 
 def npy_sha256(*paths: Path | str) -> str:
-    """Return the SHA-256 over every byte of the elements in ``.npy`` files, one after the other, read in chunks.
+    """Return the SHA-256 of the elements in ``.npy`` files, one file after the other.
 
-    Nothing is mapped: pages of a mapped file count as memory of the process.
+    The files are read in chunks and not mapped, since pages of a mapped file count as memory of the process.
 
     Raises
     ------
     ValueError
-        If a file is no ``.npy`` file.
+        If a file is not a ``.npy`` file.
     """
     digest = hashlib.sha256()
     for path in paths:
         with Path(path).open("rb") as file:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
+            read_npy_header(file)
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()
 
 
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return the shape, whether the order is Fortran's, and the type of the array in a ``.npy`` file.
+
+    The file is read up to the first element.
+
+    Raises
+    ------
+    ValueError
+        If it is not a ``.npy`` file.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read_header(file)
+    return shape, fortran_order, dtype
+
+
 class DataError(ValueError):
-    """Input data broke a rule; the message names the file, the rule and what was found.
+    """Input data breaks a rule; the message names the file, the rule and the value that breaks it.
 
     Parameters
     ----------
     path : Path
         The file, or the place inside it.
     rule : str
-        What it must satisfy.
+        The rule, such as ``"must be grey or RGB"``.
     found : str
-        What was there instead.
+        The value that breaks it.
     """
 
     def __init__(self, path: Path | str, rule: str, found: str) -> None:
@@ -77,9 +93,9 @@ def as_uint8(path: Path, images: NDArray[np.generic], first: int = 0) -> Block:
     Parameters
     ----------
     path : Path
-        Named in errors.
+        The file that errors name.
     images : ndarray, shape (n, H, W) or (n, H, W, C) with C 1 or 3
-        uint8 as it is, uint16 scaled by 1/257, floats in [0, 1] scaled by 255; rounded to the nearest.
+        uint8 is unchanged, uint16 is scaled by 1/257, floats in [0, 1] are scaled by 255; all are rounded to the nearest.
     first : int
         Number of the first image, for errors.
 
@@ -127,14 +143,14 @@ def _require_unit_range(path: Path, images: NDArray[np.float64], first: int) -> 
 
 
 class ImageError(ValueError):
-    """Pixels broke a rule.
+    """Pixels break a rule.
 
     Parameters
     ----------
     rule : str
-        What they must satisfy.
+        The rule, such as ``"float pixels must be finite"``.
     found : str
-        What was there instead.
+        The value that breaks it.
     """
 
     def __init__(self, rule: str, found: str) -> None:
@@ -143,13 +159,13 @@ class ImageError(ValueError):
 
 
 def as_stack(images: Pixels) -> Pixels:
-    """Return an array as images ``(N, H, W, C)``: a view of it.
+    """Return a view of an array as images ``(N, H, W, C)``.
 
     Parameters
     ----------
     images : ndarray, shape (H, W), (H, W, C), (N, H, W) or (N, H, W, C)
-        C is 1 to 4; 2 and 4 have alpha last. Of three axes the last is channels if it has at most 4 elements, else the first is
-        the number of images.
+        C is 1 to 4; with 2 and 4 the last channel is alpha. In an array of three axes, the last axis is channels if it has at
+        most 4 elements; otherwise the first axis is the number of images.
 
     Raises
     ------

@@ -20,38 +20,38 @@ from dae.data.splits import draw_splits
 from dae.schemas import ImageSet, ImageSets
 
 Mapped = Callable[[], Block]
-"""Maps stored images anew each time: pages once read do not count against the process for longer than a block."""
+"""Returns a new memory map of stored images: the pages that were read count as memory of the process for one block only."""
 
 logger = logging.getLogger(__name__)
 
 LAYOUT = 1
-"""Version of what a folder holds; a change makes ingest start anew."""
+"""Version of the folder's layout; with another version, ingest stores the images again."""
 
 
 def ingest(config: DataConfig, parent: Path | None = None) -> ImageSets:
-    """Read, check, split and store the images of a source, or find them stored already.
+    """Read, check, split and store the images of a source, unless they are already stored.
 
     Parameters
     ----------
     config : DataConfig
     parent : Path, optional
-        Where they are stored, by default in the cache.
+        Folder to store them in, by default in the cache.
 
     Returns
     -------
     ImageSets
-        In a folder named after the bytes of the source and the configuration.
+        In a folder named after the digest of the source and the configuration.
 
     Raises
     ------
     DataError
-        If a file breaks a rule, or more is held out than there is. Nothing is left behind.
+        If a file breaks a rule, or more images are held out than there are. No incomplete folder is left behind.
     """
     source = open_source(config)
     digest = _digest(source, config)
     target = (parent or _parent()) / digest[:16]
-    found = storage.touch_if_exists(target)
-    if not found:
+    exists = storage.touch_if_exists(target)
+    if not exists:
         with storage.atomic_folder(target) as draft:
             name = source.name if config.extra_source is None else f"{source.name} and {Path(config.extra_source).name}"
             manifest = {"source": name, "digest": digest} | _write_splits(source, config, draft)
@@ -60,18 +60,18 @@ def ingest(config: DataConfig, parent: Path | None = None) -> ImageSets:
     counts = [f"{getattr(images, name).count:,} {name}" for name in ("train", "validation", "test")]
     size = "x".join(map(str, images.train.shape))
     logger.info(
-        "ingest: %s, %s images of %s, %s", images.source, " + ".join(counts), size, "found" if found else "stored"
+        "ingest: %s, %s images of %s, %s", images.source, " + ".join(counts), size, "found" if exists else "stored"
     )
     return images
 
 
 def compute_digest(config: DataConfig) -> str:
-    """Return the digest `ingest` gives the images of a configuration, without reading more than the bytes of their files."""
+    """Return the digest that `ingest` gives the images of a configuration. The files are hashed, not decoded."""
     return _digest(open_source(config), config)
 
 
 def find_stored(digest: str) -> ImageSets | None:
-    """Return the images of a digest if they are in the cache, whatever has become of their source.
+    """Return the images with a digest if they are in the cache; their source may have changed or be missing.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def store_part(part: Part, name: str, target: Path) -> ImageSet:
     Raises
     ------
     DataError
-        If an image breaks a rule, or there is none, when `name` is named.
+        If an image breaks a rule, or there is none. The message then names `name`.
     """
     with storage.atomic_folder(target) as draft:
         shape, groups = _append(part, draft / "all.raw", None, name)
@@ -103,7 +103,7 @@ def store_part(part: Part, name: str, target: Path) -> ImageSet:
 def read_images(images: ImageSet, rows: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
     """Return some images of a set as float32 in [0, 1], shape ``(n, H, W, C)``.
 
-    The file is mapped anew each time, so that pages once read do not count against the process.
+    Each call maps the file again, since the pages that were read would otherwise count as memory of the process.
     """
     pixels: NDArray[np.float32] = np.load(images.path, mmap_mode="r")[rows].astype(np.float32)
     pixels /= np.float32(255)
@@ -128,7 +128,7 @@ def _parent() -> Path:
 
 
 def _digest(source: Source, config: DataConfig) -> str:
-    """Return the digest of the files' bytes and the configuration; what is added counts only where it is asked for."""
+    """Return the digest of the files' bytes and the configuration; without an extra source it does not depend on one."""
     parts = [source.files, source.test_files, *([source.extra.files] if source.extra is not None else [])]
     digests = [[storage.file_sha256(file) for file in files] for files in parts]
     if source.version is not None:
@@ -144,15 +144,15 @@ def _digest(source: Source, config: DataConfig) -> str:
 
 def _write_splits(source: Source, config: DataConfig, folder: Path) -> dict[str, object]:
     pool, groups = _pool(source, config, folder / "pool.raw")
-    drawn = {name: (pool, rows) for name, rows in draw_splits(source, config, groups).items()}
+    splits = {name: (pool, rows) for name, rows in draw_splits(source, config, groups).items()}
     if source.test is not None:
         name = config.test_source or config.source
         shape, rows = _append(source.test, folder / "test.raw", config.test_limit, name)
         if shape != (expected := pool().shape[1:]):
             raise DataError(config.source, f"test images must be {expected} as the training images are", f"{shape}")
-        drawn["test"] = (_mapped(folder / "test.raw", (len(rows), *shape)), np.arange(len(rows)))
+        splits["test"] = (_mapped(folder / "test.raw", (len(rows), *shape)), np.arange(len(rows)))
     manifest: dict[str, object] = {
-        name: _write(folder / f"{name}.npy", images, rows) for name, (images, rows) in drawn.items()
+        name: _write(folder / f"{name}.npy", images, rows) for name, (images, rows) in splits.items()
     }
     for raw in folder.glob("*.raw"):
         raw.unlink()
@@ -160,7 +160,7 @@ def _write_splits(source: Source, config: DataConfig, folder: Path) -> dict[str,
 
 
 def _pool(source: Source, config: DataConfig, raw: Path) -> tuple[Mapped, NDArray[np.intp]]:
-    """Gather the images that splits are drawn from: those of the source, then those that are added, in groups of their own."""
+    """Gather the images that splits are drawn from: the source's, then the extra source's in separate groups."""
     shape, groups = _append(source.train, raw, config.limit, config.source)
     if source.extra is not None:
         _, added = _append(source.extra.part(shape), raw, None, str(config.extra_source))
@@ -169,17 +169,17 @@ def _pool(source: Source, config: DataConfig, raw: Path) -> tuple[Mapped, NDArra
 
 
 def _append(part: Part, raw: Path, limit: int | None, name: str) -> tuple[tuple[int, ...], NDArray[np.intp]]:
-    """Copy a part's images to the end of a raw file; return their shape, and the number of the group each belongs to."""
+    """Copy a part's images to the end of a raw file; return their shape, and the number of each image's group."""
     shape: tuple[int, ...] = ()
     groups: list[NDArray[np.intp]] = []
     count = 0
     with raw.open("ab") as file:
         for number, block in enumerate(part.blocks()):
-            kept = block[: None if limit is None else limit - count]
-            shape = kept.shape[1:]
-            groups.append(np.full(len(kept), number) if part.grouped else np.arange(count, count + len(kept)))
-            file.write(np.ascontiguousarray(kept).data)
-            count += len(kept)
+            images = block[: None if limit is None else limit - count]
+            shape = images.shape[1:]
+            groups.append(np.full(len(images), number) if part.grouped else np.arange(count, count + len(images)))
+            file.write(np.ascontiguousarray(images).data)
+            count += len(images)
             if count == limit:
                 break
     if count == 0:

@@ -1,4 +1,4 @@
-"""Documents: pages of made-up text, tables and headings, as a scanner sees them, drawn with Pillow and Matplotlib's fonts."""
+"""Documents: synthetic scans of pages with random text, tables and headings, drawn with Pillow and Matplotlib's fonts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dae.schemas import Images
 
 PATCH = 64
 VERSION = "5c97cedebcce67d30778ae48edda3fce85aeb58a4fb19f153f785723949f8639"
-"""Version of how pages are drawn. It is part of the images' digest: a change here makes them anew."""
+"""Version of how pages are drawn. It is part of the images' digest: with another version, they are drawn again."""
 WIDTH, HEIGHT = 640, 896
 PAGES = {"train": 80, "test": 20}
 FAMILIES = (
@@ -47,7 +47,7 @@ tree true try turn two under unit until up upon use usual very voice vowel walk 
 weight well went were west what wheel when where whether which while white who whole why will wind winter with without wonder
 wood word work world would write year yes yet you young your
 """.split()  # noqa: SIM905
-"""What the pages say, in no order."""
+"""The words on the pages; the order has no meaning."""
 
 
 def source_files() -> tuple[Path, ...]:
@@ -69,7 +69,7 @@ def source_files() -> tuple[Path, ...]:
 
 
 def iterate_blocks(split: str, patch: int) -> Iterator[Block]:
-    """Yield the patches of each page of a split, ``train`` or ``test``, in a block of its own."""
+    """Yield the patches of each page of a split, ``train`` or ``test``, one block for each page."""
     for number in range(PAGES[split]):
         yield cut_patches(draw_page(split, number), patch, Path(f"documents/{split}/{number}"))
 
@@ -83,7 +83,7 @@ def draw_page(split: str, number: int) -> Block:
 
 @dataclass
 class Column:
-    """A column of text in the making: `y` is where the next line goes."""
+    """A column of text while it is drawn: `y` is the position of the next line."""
 
     draw: Any
     random: np.random.Generator
@@ -116,8 +116,8 @@ class Column:
             self.draw.line((self.left, self.y, self.right, self.y), fill=255, width=1)
             self.y += 3
             cells = [self.random.choice(WORDS), *(f"{value:.2f}" for value in self.random.uniform(0, 500, 3))]
-            for place, cell in enumerate(cells):
-                self.draw.text((self.left + 4 + place * width // 4, self.y), str(cell), 255, font)
+            for number, cell in enumerate(cells):
+                self.draw.text((self.left + 4 + number * width // 4, self.y), str(cell), 255, font)
             self.y += round(1.35 * size)
         self.draw.line((self.left, self.y, self.right, self.y), fill=255, width=2)
         self.y += size
@@ -146,11 +146,11 @@ def _typeset(random: np.random.Generator) -> Any:
 
 
 def _scanned(ink: Any, random: np.random.Generator) -> Images:
-    """Return the page on its paper in [0, 1]: a little askew, a little out of focus, lit from one side."""
+    """Return the scanned page in [0, 1]: slightly rotated, slightly out of focus, with light from one side."""
     from PIL import Image, ImageFilter
 
-    askew = ink.rotate(random.uniform(-1.5, 1.5), Image.Resampling.BICUBIC)
-    blurred = askew.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 0.8)))
+    rotated = ink.rotate(random.uniform(-1.5, 1.5), Image.Resampling.BICUBIC)
+    blurred = rotated.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 0.8)))
     black = np.asarray(blurred, np.float32) / 255
     paper, dark = random.uniform(0.84, 0.97), random.uniform(0.02, 0.25)
     across, down = random.uniform(-0.06, 0.06, 2)

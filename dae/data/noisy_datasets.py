@@ -1,4 +1,4 @@
-"""Corrupt: noise is drawn over stored image sets, once and pinned by digest, or fresh for every epoch of training."""
+"""Corrupt: add noise to stored image sets, either once and pinned by digest, or fresh for every epoch of training."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from dae.schemas import Images, ImageSet, ImageSets, NoisySet, NoisySets
 logger = logging.getLogger(__name__)
 
 LAYOUT = 3
-"""Version of the draw and of what a folder holds; a change makes corrupt start anew."""
+"""Version of the draw and of the folder's layout; with another version, the noise is drawn again."""
 WORKERS = 2
 
 
 def corrupt_sets(images: ImageSets, config: NoiseConfig) -> NoisySets:
-    """Draw the noise of the validation and test sets, and of the training set where it is frozen.
+    """Draw the noise of the validation and test sets, and of the training set if its noise is frozen.
 
-    The noise of a set depends on its pixels' digest, the noise configuration and the split's name alone. Where validation is
-    the test set, both share one draw.
+    The noise of a set depends only on the digest of its pixels, the noise configuration and the split's name. If the test set
+    is also the validation set, both share one draw.
     """
     total = sum(kind.weight for kind in config.kinds)
-    shares = ", ".join(f"{kind.kind.replace('_', ' ')} {kind.weight / total:.0%}" for kind in config.kinds)
+    shares = ", ".join(f"{kind.name.replace('_', ' ')} {kind.weight / total:.0%}" for kind in config.kinds)
     logger.info(
         "corrupt: %s; %.0f%% as an 8-bit file holds it; training noise %s",
         shares,
@@ -49,7 +49,7 @@ def corrupt_sets(images: ImageSets, config: NoiseConfig) -> NoisySets:
 
 
 def freeze_noise(images: ImageSet, config: NoiseConfig, split: str, parent: Path | None = None) -> NoisySet:
-    """Store one draw of noise over a set, or find it stored already.
+    """Draw and store the noise of a set, unless it is already stored.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def freeze_noise(images: ImageSet, config: NoiseConfig, split: str, parent: Path
     split : str
         Name of the stream the noise is drawn from.
     parent : Path, optional
-        Where it is stored, by default in the cache.
+        Folder to store it in, by default in the cache.
 
     Returns
     -------
@@ -89,30 +89,30 @@ def draw_fresh(
 ) -> tuple[Images, Images]:
     """Return the noisy and the clean images of one block of a pass over the training images, ``(n, H, W, C)`` each.
 
-    Some are windows of pages, and some get no noise, by the shares that `train` has. Each is drawn from a stream of this pass
-    (`lap`, from 0) and block, whatever was drawn before.
+    Some images are windows of pages and some get no noise, by the shares in `train`. Each block of each pass (`lap`, from 0)
+    has its own random streams, so that it does not depend on earlier draws.
     """
     clean = datasets.read_images(images, rows)
     if train.page_share:
         _cut_from_pages(clean, train.page_share, random_streams.make_stream(train.seed, "pages", lap, block))
     stream = random_streams.make_stream(train.seed, "noise", "train", lap, block)
     noisy, _ = corrupt(clean, noise.kinds, stream, file_share=noise.file_share)
-    spared = random_streams.make_stream(train.seed, "clean", lap, block).random(len(clean)) < train.clean_share
-    noisy[spared] = clean[spared]
+    without_noise = random_streams.make_stream(train.seed, "clean", lap, block).random(len(clean)) < train.clean_share
+    noisy[without_noise] = clean[without_noise]
     return noisy, clean
 
 
 def _cut_from_pages(images: Images, share: float, stream: np.random.Generator) -> None:
-    """Replace a share of the images, in place, by windows of their size on pages of two by two images."""
+    """Replace a share of the images, in place, by windows of the same size on pages of two by two images."""
     count, height, width = images.shape[:3]
-    chosen = np.flatnonzero(stream.random(count) < share)
-    tops, lefts = (stream.integers(side, size=len(chosen)) for side in (height, width))
-    corners = images[stream.integers(count, size=(len(chosen), 4))]
+    replaced = np.flatnonzero(stream.random(count) < share)
+    tops, lefts = (stream.integers(side, size=len(replaced)) for side in (height, width))
+    corners = images[stream.integers(count, size=(len(replaced), 4))]
     pages = np.concatenate(
         [np.concatenate([corners[:, 2 * row], corners[:, 2 * row + 1]], axis=2) for row in (0, 1)], axis=1
     )
-    for place, page, top, left in zip(chosen, pages, tops, lefts, strict=True):
-        images[place] = page[top : top + height, left : left + width]
+    for row, page, top, left in zip(replaced, pages, tops, lefts, strict=True):
+        images[row] = page[top : top + height, left : left + width]
 
 
 def read_block(noisy: NoisySet, rows: slice | NDArray[np.intp]) -> tuple[Images, Images, NDArray[np.uint8]]:
@@ -130,16 +130,16 @@ def verify_noisy_set(noisy: NoisySet) -> None:
     Raises
     ------
     DataError
-        If a byte differs or a file is missing or cut short.
+        If a byte differs, or a file is missing or cut short.
     """
     try:
-        found = npy_sha256(noisy.path, noisy.kinds_path), npy_sha256(noisy.clean.path)
+        digests = npy_sha256(noisy.path, noisy.kinds_path), npy_sha256(noisy.clean.path)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             Path(noisy.path).parent, "must hold the stored noisy set; delete it to draw it again", str(error)
         ) from error
     for path, expected, digest in zip(
-        (noisy.path, noisy.clean.path), (noisy.sha256, noisy.clean.sha256), found, strict=True
+        (noisy.path, noisy.clean.path), (noisy.sha256, noisy.clean.sha256), digests, strict=True
     ):
         if digest != expected:
             rule = f"pixels must have SHA-256 {expected}; delete the folder to make them again"
@@ -169,9 +169,9 @@ def _write(images: ImageSet, config: NoiseConfig, split: str, folder: Path) -> s
     def draw(part: tuple[int, slice]) -> None:
         block, rows = part
         stream = random_streams.make_stream(config.seed, "noise", split, block)
-        drawn = corrupt(datasets.read_images(images, rows), config.kinds, stream, file_share=config.file_share)
-        for path, values in zip(paths, drawn, strict=True):
-            np.load(path, mmap_mode="r+")[rows] = values  # mapped anew: written pages do not pile up
+        arrays = corrupt(datasets.read_images(images, rows), config.kinds, stream, file_share=config.file_share)
+        for path, values in zip(paths, arrays, strict=True):
+            np.load(path, mmap_mode="r+")[rows] = values  # a new map for each block: written pages do not accumulate
 
     with ThreadPoolExecutor(WORKERS) as pool:
         for _ in pool.map(draw, datasets.iterate_blocks(images.count, images.shape)):
@@ -180,7 +180,7 @@ def _write(images: ImageSet, config: NoiseConfig, split: str, folder: Path) -> s
 
 
 def iterate_shuffled(images: ImageSet, seed: int, lap: int) -> Iterator[NDArray[np.intp]]:
-    """Yield the rows of each block of a pass, in that pass's seeded order."""
+    """Yield the rows of each block of a pass, in the seeded order of that pass."""
     order = random_streams.make_stream(seed, "shuffle", lap).permutation(images.count)
     for _, rows in datasets.iterate_blocks(images.count, images.shape):
         yield order[rows]

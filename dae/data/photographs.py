@@ -1,4 +1,4 @@
-"""Photographs: those in colour that scikit-image has in its wheel, cut into patches; train and test are other photographs."""
+"""Photographs: the colour photographs in scikit-image's wheel, cut into patches; train and test share no photograph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dae.data.folders import cut_patches, read_image
 
 PATCH = 64
 VERSION = "cb22e6eb608bc984be499f34a98f00ea1b092f3023a8a17609ee3184a8a88381"
-"""Version of how patches are made of the photographs. It is part of the images' digest: a change here makes them anew."""
+"""Version of how photographs are cut. It is part of the images' digest: with another version, they are cut again."""
 TRAIN = (
     ("astronaut.png",),
     ("hubble_deep_field.jpg",),
@@ -22,7 +22,7 @@ TRAIN = (
     ("retina.jpg",),
     ("rocket.jpg",),
 )
-"""Each group shows one scene, and a split keeps it together."""
+"""Each group shows one scene; a split never divides it."""
 TEST = (("chelsea.png",), ("coffee.png",))
 
 
@@ -38,7 +38,7 @@ def source_files() -> tuple[Path, ...]:
 
 
 def find_photographs(groups: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
-    """Return where scikit-image keeps the photographs of some groups.
+    """Return the paths of some groups' photographs in scikit-image.
 
     Raises
     ------
@@ -55,10 +55,9 @@ def find_photographs(groups: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
 
 
 def iterate_blocks(split: str, patch: int) -> Iterator[Block]:
-    """Yield the patches of each group of a split, ``train`` or ``test``, in a block of its own.
+    """Yield the patches of each group of a split, ``train`` or ``test``, one block for each group.
 
-    Patches to train on overlap by half, and are cut of each photograph as it is and at half its size; those to test on lie side
-    by side.
+    Training patches overlap by half, and are cut from each photograph at full and at half size. Test patches do not overlap.
     """
     if split == "test":
         for path in find_photographs(TEST):
@@ -73,7 +72,7 @@ def iterate_blocks(split: str, patch: int) -> Iterator[Block]:
 
 
 def cut_overlapping(image: Block, patch: int) -> Block:
-    """Return the patches of an image that begin every half patch.
+    """Return the patches of an image that overlap by half.
 
     Examples
     --------
@@ -86,7 +85,7 @@ def cut_overlapping(image: Block, patch: int) -> Block:
 
 
 def read_scales(path: Path) -> tuple[Block, Block]:
-    """Return a photograph as it is and at half its size."""
+    """Return a photograph at full and at half size."""
     from PIL import Image
 
     image = np.asarray(read_image(path), np.uint8)

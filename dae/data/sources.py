@@ -1,4 +1,4 @@
-"""Readers of image sources: sources with a name, such as the bundled MNIST, array files, IDX files, folders of images.
+"""Readers of image sources: named sources such as the bundled MNIST, array files, IDX files and folders of images.
 
 A reader yields blocks of uint8 images of shape ``(n, H, W, C)`` and never holds a whole large source in memory.
 """
@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 
 from dae import storage
 from dae.config.schema import DataConfig
-from dae.data import documents, photographs
-from dae.data import folders as folders_module
-from dae.data.arrays import Block, DataError, as_uint8, images_per_block
+from dae.data import documents, folders, formats, photographs
+from dae.data.arrays import Block, DataError, as_uint8, images_per_block, read_npy_header
 
 MNIST = storage.PACKAGE_ROOT / "dae" / "assets" / "mnist.npz"
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
@@ -32,7 +31,7 @@ MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64
 
 @dataclass(frozen=True)
 class Part:
-    """The images of one part of a source. Where `grouped`, a block is one file's patches, which a split keeps together."""
+    """The images of one part of a source. If `grouped`, a block is one file's patches, which a split never divides."""
 
     blocks: Callable[[], Iterator[Block]]
     grouped: bool = False
@@ -40,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Addition:
-    """Images that are added to those of a source: their files, and their part given the shape they must have."""
+    """Images that are added to a source: their files, and a function that returns their part for a required shape."""
 
     files: tuple[Path, ...]
     part: Callable[[tuple[int, ...]], Part]
@@ -48,9 +47,9 @@ class Addition:
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source: its name, its files, its parts, the files of a test source, and what is added.
+    """An opened source: its name, its files, its parts, the files of a test source, and the images of an extra source.
 
-    The bytes of the files identify its images, and so does `version` where the images are made from them.
+    The bytes of the files identify the images. If the images are generated from the files, `version` is part of the identity.
     """
 
     name: str
@@ -63,12 +62,12 @@ class Source:
 
 
 def open_source(config: DataConfig) -> Source:
-    """Find the reader for a configuration.
+    """Open the source of a configuration with the reader for it.
 
     Raises
     ------
     DataError
-        If the source does not exist, has a suffix no reader takes, or is the bundled file damaged.
+        If the source does not exist, has a suffix that no reader supports, or is the bundled file and damaged.
     """
     source = _open(config.source, config, "data.source")
     if config.test_source is not None:
@@ -78,28 +77,26 @@ def open_source(config: DataConfig) -> Source:
 
 
 def _addition(spec: str, config: DataConfig) -> Addition:
-    """Open what is added to a source: a folder, which new images may be put into meanwhile, or whatever a source may be."""
+    """Open an extra source: any kind of source, or a folder that may receive new images at the same time."""
     path = storage.resolve_path(spec)
     if not path.is_dir():
-        opened = _open(spec, config, "data.extra_source")
-        return Addition(opened.files, partial(_of_shape, opened.train, spec))
-    files = folders_module.find_finished_files(path)
+        source = _open(spec, config, "data.extra_source")
+        return Addition(source.files, partial(_require_shape, source.train, spec))
+    files = folders.find_finished_files(path)
     if not files:
-        raise DataError(path, "data.extra_source must hold PNG, JPEG or TIFF images", "none")
+        raise DataError(path, f"data.extra_source must hold {formats.list_training_formats()} images", "none")
     patch = config.patch
-    return Addition(
-        files, lambda shape: Part(lambda: folders_module.iterate_blocks(files, patch, shape), patch is not None)
-    )
+    return Addition(files, lambda shape: Part(lambda: folders.iterate_blocks(files, patch, shape), patch is not None))
 
 
-def _of_shape(part: Part, spec: str, shape: tuple[int, ...]) -> Part:
+def _require_shape(part: Part, spec: str, shape: tuple[int, ...]) -> Part:
     """Return a part that refuses images of another shape."""
 
     def blocks() -> Iterator[Block]:
         for block in part.blocks():
             if block.shape[1:] != shape:
-                rule = f"data.extra_source must hold images of {folders_module.format_shape(shape)}"
-                raise DataError(spec, rule, folders_module.format_shape(block.shape[1:]))
+                rule = f"data.extra_source must hold images of {folders.format_shape(shape)}"
+                raise DataError(spec, rule, folders.format_shape(block.shape[1:]))
             yield block
 
     return replace(part, blocks=blocks)
@@ -110,9 +107,9 @@ def _open(spec: str, config: DataConfig, field: str) -> Source:
         return NAMED[spec](config.patch)
     path = storage.resolve_path(spec)
     if path.is_dir():
-        files = folders_module.find_image_files(path)
+        files = folders.find_image_files(path)
         return Source(
-            path.name, files, Part(lambda: folders_module.iterate_blocks(files, config.patch), config.patch is not None)
+            path.name, files, Part(lambda: folders.iterate_blocks(files, config.patch), config.patch is not None)
         )
     if not path.exists():
         raise DataError(path, f"{field} must be {', '.join(NAMED)}, a file or a folder", "no such path")
@@ -128,9 +125,9 @@ def _open(spec: str, config: DataConfig, field: str) -> Source:
 
 
 def _mnist(_: int | None) -> Source:
-    found = storage.file_sha256(MNIST)
-    if found != MNIST_SHA256:
-        raise DataError(MNIST, f"SHA-256 must be {MNIST_SHA256}; restore the file", f"{found}: truncated or corrupt")
+    digest = storage.file_sha256(MNIST)
+    if digest != MNIST_SHA256:
+        raise DataError(MNIST, f"SHA-256 must be {MNIST_SHA256}; restore the file", f"{digest}: truncated or corrupt")
     return _npz(MNIST, "mnist")
 
 
@@ -138,25 +135,25 @@ def _fashion_mnist(_: int | None) -> Source:
     import keras
 
     names = [f"{part}-{what}.gz" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    folders = [
+    parents = [
         Path(root).expanduser() / "datasets" / "fashion-mnist"
         for root in (os.environ.get("KERAS_HOME", "~/.keras"), "/tmp/.keras")
     ]
     try:
         keras.datasets.fashion_mnist.load_data()
-    except Exception as error:  # the loader raises what urllib, gzip or NumPy raised
+    except Exception as error:  # the loader lets errors of urllib, gzip and NumPy through
         rule = f"fashion_mnist needs {', '.join(names)}; without a network put them into that folder"
-        raise DataError(folders[0], rule, f"{type(error).__name__}: {error}") from error
-    target = next(each for each in folders if (each / names[0]).is_file())
-    train, test = target / names[0], target / names[2]
+        raise DataError(parents[0], rule, f"{type(error).__name__}: {error}") from error
+    parent = next(path for path in parents if (path / names[0]).is_file())
+    train, test = parent / names[0], parent / names[2]
     return Source("fashion_mnist", (train, test), Part(lambda: _idx_blocks(train)), Part(lambda: _idx_blocks(test)))
 
 
-def _patches(made: ModuleType, name: str, patch: int | None) -> Source:
-    """Return a source of patches that a module makes, one block a group in each of its splits."""
-    side = patch or made.PATCH
-    train, test = (Part(partial(made.iterate_blocks, split, side), grouped=True) for split in ("train", "test"))
-    return Source(name, made.source_files(), train, test, version=made.VERSION)
+def _patches(module: ModuleType, name: str, patch: int | None) -> Source:
+    """Return a source of patches that a module generates; in each split, one block is one group."""
+    side = patch or module.PATCH
+    train, test = (Part(partial(module.iterate_blocks, split, side), grouped=True) for split in ("train", "test"))
+    return Source(name, module.source_files(), train, test, version=module.VERSION)
 
 
 NAMED: dict[str, Callable[[int | None], Source]] = {
@@ -165,7 +162,7 @@ NAMED: dict[str, Callable[[int | None], Source]] = {
     "photographs": partial(_patches, photographs, "photographs"),
     "documents": partial(_patches, documents, "documents"),
 }
-"""Sources with a name; those that are cut into patches heed a side of them."""
+"""Named sources. A function's argument is the side of the patches, which only some sources have."""
 
 
 def _npz(path: Path, name: str) -> Source:
@@ -196,9 +193,7 @@ def _stream(path: Path, file: IO[bytes], member: str = "") -> Iterator[Block]:
     """Yield blocks of a ``.npy`` stream, which may lie inside an archive."""
     where = path / member if member else path
     with _decoding(where, "must be a NumPy array file"):
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(file)
+        shape, fortran, dtype = read_npy_header(file)
     if fortran or dtype.hasobject:
         raise DataError(where, "must be a plain array in C order", "objects" if dtype.hasobject else "Fortran order")
     yield from _rows(where, file, shape, dtype)
@@ -206,7 +201,7 @@ def _stream(path: Path, file: IO[bytes], member: str = "") -> Iterator[Block]:
 
 def _rows(path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[Block]:
     with _decoding(path):
-        as_uint8(path, np.empty((0, *shape[1:]), dtype))  # refuses a wrong rank or dtype before any byte is read
+        as_uint8(path, np.empty((0, *shape[1:]), dtype))  # refuses a wrong rank or dtype before any pixel is read
     row = math.prod(shape[1:]) * dtype.itemsize
     block = images_per_block(shape[1:])
     for start in range(0, shape[0], block):
@@ -214,10 +209,11 @@ def _rows(path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) 
         with _decoding(path):
             content = file.read(count * row)
         if len(content) < count * row:
-            found = f"truncated data: only {start + len(content) // row} whole images"
-            raise DataError(path, f"must hold the {shape[0]} images its header names", found)
+            complete = start + len(content) // row
+            rule = f"must hold the {shape[0]} images its header names"
+            raise DataError(path, rule, f"truncated data: only {complete} whole images")
         yield as_uint8(path, np.frombuffer(content, dtype).reshape(count, *shape[1:]), start)
-    with _decoding(path):  # the read that reaches the end is the one that checks a checksum
+    with _decoding(path):  # zipfile checks the checksum when the end is read
         beyond = file.read(1)
     if beyond:
         raise DataError(path, f"must end after the {shape[0]} images its header names", "bytes beyond them")
@@ -227,8 +223,8 @@ IDX_DTYPES = {0x08: ">u1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def _idx_blocks(path: Path) -> Iterator[Block]:
-    opened: IO[bytes] = cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
-    with opened as file:
+    stream: IO[bytes] = cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+    with stream as file:
         with _decoding(path, "must be an IDX file or its .gz"):
             magic = file.read(4)
             if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_DTYPES:
@@ -239,10 +235,10 @@ def _idx_blocks(path: Path) -> Iterator[Block]:
 
 @contextmanager
 def _decoding(path: Path, rule: str = "must be whole and undamaged") -> Iterator[None]:
-    """Turn whatever a decoder raises on damaged bytes into one `DataError`."""
+    """Turn any exception of a decoder into a `DataError`."""
     try:
         yield
     except DataError:
         raise
-    except Exception as error:  # damage decides which: zipfile, zlib, tokenize and NumPy each have their own
+    except Exception as error:  # zipfile, zlib, tokenize and NumPy raise different types
         raise DataError(path, rule, str(error) or type(error).__name__) from error

@@ -14,13 +14,13 @@ from dae.tracking.run_logging import log_figure, log_params
 
 
 def log_baseline(
-    contender: BaselineResult, config: PipelineConfig, images: ImageSets, noisy: NoisySets, started: float
+    result: BaselineResult, config: PipelineConfig, images: ImageSets, noisy: NoisySets, started: float
 ) -> str:
     """Store a method's scores, settings and picture as a finished run, and return the run's id.
 
     Parameters
     ----------
-    contender : Contender
+    result : Contender
         A classical method.
     config : PipelineConfig
     images : ImageSets
@@ -31,7 +31,7 @@ def log_baseline(
     from dae.evaluation import figures
 
     client = connect()
-    name = f"{images.source}-{contender.name}{'-told' if contender.told else ''}"
+    name = f"{images.source}-{result.name}{'-oracle' if result.oracle else ''}"
     tags = {"kind": "baseline", "mlflow.source.name": "dae baselines", "mlflow.source.type": "LOCAL"}
     run_id = str(
         client.create_run(
@@ -43,11 +43,11 @@ def log_baseline(
     )
     status = "FAILED"
     try:
-        log_params(run_id, baseline_params(contender, config, noisy.test.kinds))
+        log_params(run_id, baseline_params(result, config, noisy.test.kinds))
         run_logging.log_inputs(run_id, images, noisy)
-        run_logging.log_scores(run_id, contender.scores)
+        run_logging.log_scores(run_id, result.scores)
         figure = figures.plot_triptychs(
-            baselines.make_baseline_examples(contender, noisy.test), f"{name}: two of each kind of noise"
+            baselines.make_baseline_examples(result, noisy.test), f"{name}: two of each kind of noise"
         )
         log_figure(run_id, figure, "overview")
         status = "FINISHED"
@@ -59,16 +59,16 @@ def log_baseline(
     return run_id
 
 
-def baseline_params(contender: BaselineResult, config: PipelineConfig, kinds: tuple[str, ...]) -> dict[str, str]:
+def baseline_params(result: BaselineResult, config: PipelineConfig, kinds: tuple[str, ...]) -> dict[str, str]:
     """Return what a run's scores depend on: the data, the noise, the tuned settings and the numbers of images."""
-    given = {key: str(value) for key, value in config.flat().items() if key.startswith(("data.", "noise."))}
+    configured = {key: str(value) for key, value in config.flat().items() if key.startswith(("data.", "noise."))}
     own = {
-        "method": contender.name,
-        "told": str(contender.told),
-        "tuned_on": str(contender.tuned_on),
-        "test_images": str(contender.images),
+        "method": result.name,
+        "oracle": str(result.oracle),
+        "tuned_on": str(result.tuned_on),
+        "test_images": str(result.images),
     }
-    for kind, setting in zip(kinds, contender.settings, strict=True):
-        prefix = f"{contender.name}.{kind}" if contender.told else contender.name
+    for kind, setting in zip(kinds, result.settings, strict=True):
+        prefix = f"{result.name}.{kind}" if result.oracle else result.name
         own |= {f"{prefix}.{key}": str(value) for key, value in setting.model_dump(exclude={"method"}).items()}
-    return given | own
+    return configured | own

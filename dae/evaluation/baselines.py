@@ -1,7 +1,7 @@
 """Classical methods at their best: tuned on the frozen validation set, scored on the images the models are scored on.
 
-Each is tuned twice: *blind*, with one setting for all kinds of noise, as a model has to be, and *told*, with a setting for each
-kind, so that it knows what no model knows.
+Each is tuned twice: *blind*, with one setting for all kinds of noise, as a model works, and as an *oracle*, with a setting for
+each kind, which no model knows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,36 +17,13 @@ from dae import command_lines
 from dae.config.schema import ConfigError, PipelineConfig
 from dae.data import noisy_datasets
 from dae.evaluation import metrics
-from dae.evaluation.classical import BM3D, AnyMethod, Median, NoisyInput, NonLocalMeans, TotalVariation, Wavelet
+from dae.evaluation.classical import Method
 from dae.evaluation.metrics import Values
 from dae.evaluation.scores import Examples, PerImageScores, join_scores, make_examples, score_images, summarise
+from dae.extensions import BASELINES
 from dae.networks.predict import Denoiser, choose_batch_size
 from dae.schemas import FrozenModel, Images, NoisySet, NoisySets, Scores
 
-CLIP = (False, True)
-GRIDS: dict[str, tuple[AnyMethod, ...]] = {
-    "nothing": (NoisyInput(),),
-    "median": tuple(Median(size=size, plus=plus) for size, plus in product((3, 5, 7), (False, True))),
-    "tv": tuple(
-        TotalVariation(weight=weight, clip=clip)
-        for weight, clip in product((0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5), CLIP)
-    ),
-    "nlm": tuple(
-        NonLocalMeans(h=h, patch_size=size, clip=clip)
-        for h, size, clip in product((0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4), (3, 5, 7), CLIP)
-    ),
-    "wavelet": tuple(
-        Wavelet(sigma=sigma, wavelet=wavelet, levels=levels, clip=clip)
-        for sigma, wavelet, levels, clip in product(
-            (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45), ("db2", "sym4"), (1, 2, 3), CLIP
-        )
-    ),
-    "bm3d": tuple(
-        BM3D(sigma=sigma, clip=clip) for sigma, clip in product((0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4), CLIP)
-    ),
-}
-"""What is tried of each method."""
-PACKAGES = {"wavelet": "pywt", "bm3d": "bm3d"}
 Advance = Callable[[int], None]
 
 
@@ -62,16 +38,22 @@ class BaselineResult(FrozenModel):
     """A method as tuned, or a model, with its scores on `images` test images; `settings` has one for each kind of noise."""
 
     name: str
-    told: bool = False
-    settings: tuple[AnyMethod, ...] = ()
+    oracle: bool = False
+    settings: tuple[Method, ...] = ()
     tuned_on: int = 0
     images: int
     scores: Scores
 
     @property
     def title(self) -> str:
-        """The name, with *told* for a method that is told the kind of noise."""
-        return f"{self.name}, told" if self.told else self.name
+        """The name, with *oracle* for a method that knows the kind of noise."""
+        return f"{self.name}, oracle" if self.oracle else self.name
+
+
+def get_grid(name: str) -> tuple[Method, ...]:
+    """Return the settings of a method that are tried when it is tuned."""
+    grid: tuple[Method, ...] = BASELINES.load(name).grid()
+    return grid
 
 
 def require_methods(names: Sequence[str], config: PipelineConfig) -> None:
@@ -84,12 +66,13 @@ def require_methods(names: Sequence[str], config: PipelineConfig) -> None:
     if config.data.validation == "test":
         raise ConfigError("data.validation must hold images of its own to tune methods on, received test")
     for name in names:
-        if name not in GRIDS:
-            raise ConfigError(f"--methods must be among {', '.join(GRIDS)}, received {name}")
+        if name not in BASELINES:
+            raise ConfigError(f"--methods must be among {', '.join(BASELINES)}, received {name}")
+        method = BASELINES.load(name)
         if name not in available_methods():
-            note = ", which is for non-profit use alone" if name == "bm3d" else ""
-            how = command_lines.install_command("baselines")
-            raise ConfigError(f"{name} needs the package {PACKAGES[name]}{note}: {how}; or leave it out")
+            note = f", {method.note}" if method.note else ""
+            install = command_lines.install_command("baselines")
+            raise ConfigError(f"{name} needs the package {method.package}{note}: {install}; or leave it out")
 
 
 def require_sample_sizes(sizes: Mapping[str, SampleSizes], config: PipelineConfig) -> None:
@@ -110,7 +93,8 @@ def require_sample_sizes(sizes: Mapping[str, SampleSizes], config: PipelineConfi
 
 def available_methods() -> tuple[str, ...]:
     """Return the methods whose packages are installed."""
-    return tuple(name for name in GRIDS if name not in PACKAGES or importlib.util.find_spec(PACKAGES[name]))
+    packages = {name: method.package for name, method in BASELINES.items()}
+    return tuple(name for name, package in packages.items() if not package or importlib.util.find_spec(package))
 
 
 def sample_rows(noisy: NoisySet, count: int) -> NDArray[np.intp]:
@@ -123,29 +107,29 @@ def sample_rows(noisy: NoisySet, count: int) -> NDArray[np.intp]:
 def run_baseline(
     name: str, sets: NoisySets, sizes: SampleSizes, advance: Advance = lambda _: None
 ) -> Iterator[BaselineResult]:
-    """Tune a method and yield it scored: blind and, where that differs, told.
+    """Tune a method and yield it scored: blind and, where that differs, as an oracle.
 
     Parameters
     ----------
     name : str
-        A key of `GRIDS`.
+        A name of `BASELINES`.
     sets : NoisySets
     sizes : Sizes
     advance : callable
-        Told how many images were worked on, each time some were; `count_work` says how many there will be at most.
+        Called with the number of images that were worked on since the last call; `count_work` returns the most there can be.
     """
-    blind, told = tune(GRIDS[name], sets.validation, sample_rows(sets.validation, sizes.tune), advance)
+    blind, oracle = tune(get_grid(name), sets.validation, sample_rows(sets.validation, sizes.tune), advance)
     splits = ((sets.validation, sizes.tune), (sets.test, sizes.images))
-    known: dict[tuple[str, int, int, AnyMethod], PerImageScores] = {}
-    for settings in dict.fromkeys((blind, told)):
+    known: dict[tuple[str, int, int, Method], PerImageScores] = {}
+    for settings in dict.fromkeys((blind, oracle)):
         validation, test = (
             _score(settings, noisy, sample_rows(noisy, count), known, advance) for noisy, count in splits
         )
         yield BaselineResult(
             name=name,
-            told=settings != blind,
+            oracle=settings != blind,
             settings=settings,
-            tuned_on=len(validation.mse) if len(GRIDS[name]) > 1 else 0,
+            tuned_on=len(validation.mse) if len(get_grid(name)) > 1 else 0,
             images=len(test.mse),
             scores=_scores(name, sets, validation, test),
         )
@@ -153,7 +137,7 @@ def run_baseline(
 
 def count_work(name: str, sizes: SampleSizes) -> int:
     """Return how many images a method works on at most."""
-    return len(GRIDS[name]) * sizes.tune + 2 * (sizes.tune + sizes.images)
+    return len(get_grid(name)) * sizes.tune + 2 * (sizes.tune + sizes.images)
 
 
 def score_model(name: str, denoise: Denoiser, sets: NoisySets, sizes: SampleSizes) -> BaselineResult:
@@ -167,8 +151,8 @@ def score_model(name: str, denoise: Denoiser, sets: NoisySets, sizes: SampleSize
 
 
 def tune(
-    grid: Sequence[AnyMethod], noisy: NoisySet, rows: NDArray[np.intp], advance: Advance
-) -> tuple[tuple[AnyMethod, ...], tuple[AnyMethod, ...]]:
+    grid: Sequence[Method], noisy: NoisySet, rows: NDArray[np.intp], advance: Advance
+) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
     """Return the settings of least mean squared error: for each kind the one that is best over all, and the best for it."""
     damaged, clean, drawn = noisy_datasets.read_block(noisy, rows)
     errors: list[Values] = []
@@ -178,13 +162,13 @@ def tune(
     table = np.stack(errors)
     best = grid[int(table.mean(axis=1).argmin())]
     kinds = range(len(noisy.kinds))
-    told = [grid[int(table[:, drawn == k].mean(axis=1).argmin())] if (drawn == k).any() else best for k in kinds]
-    return (best,) * len(kinds), tuple(told)
+    oracle = [grid[int(table[:, drawn == k].mean(axis=1).argmin())] if (drawn == k).any() else best for k in kinds]
+    return (best,) * len(kinds), tuple(oracle)
 
 
 def tune_best_mse(name: str, noisy: NoisySet, rows: NDArray[np.intp]) -> float:
     """Return a method's least mean squared error over some images of a set, which it is tuned on as well: that favours it."""
-    (setting, *_), _ = tune(GRIDS[name], noisy, rows, lambda _: None)
+    (setting, *_), _ = tune(get_grid(name), noisy, rows, lambda _: None)
     damaged, clean, _ = noisy_datasets.read_block(noisy, rows)
     return float(metrics.mse(setting(damaged), clean).mean())
 
@@ -204,10 +188,10 @@ def make_baseline_examples(contender: BaselineResult, noisy: NoisySet, of_a_kind
 
 
 def _score(
-    settings: tuple[AnyMethod, ...],
+    settings: tuple[Method, ...],
     noisy: NoisySet,
     rows: NDArray[np.intp],
-    known: dict[tuple[str, int, int, AnyMethod], PerImageScores],
+    known: dict[tuple[str, int, int, Method], PerImageScores],
     advance: Advance,
 ) -> PerImageScores:
     """Score each kind's images under its setting; what is `known` of another contender is not done again."""

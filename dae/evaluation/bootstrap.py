@@ -47,7 +47,7 @@ def compare_paired(challenger: Values, champion: Values, confidence: float) -> P
     """Return both means and the percentile interval of ``mean(challenger) / mean(champion) - 1`` over resampled images.
 
     The resamples are drawn from a fixed seed, so a lower error of any image never raises an end of the interval. With fewer
-    than two images, or an error that is not finite, nothing can be told, and the interval is infinite.
+    than two images, or an error that is not finite, no interval is known, and it is infinite.
 
     Notes
     -----
@@ -56,8 +56,8 @@ def compare_paired(challenger: Values, champion: Values, confidence: float) -> P
     Examples
     --------
     >>> champion = np.linspace(0.001, 0.003, 500)
-    >>> found = compare_paired(0.9 * champion, champion, 0.95)
-    >>> round(found.low, 6), round(found.high, 6)
+    >>> result = compare_paired(0.9 * champion, champion, 0.95)
+    >>> round(result.low, 6), round(result.high, 6)
     (-0.1, -0.1)
     """
     from scipy import stats
@@ -67,7 +67,7 @@ def compare_paired(challenger: Values, champion: Values, confidence: float) -> P
     low, high = -np.inf, np.inf
     if count >= 2 and np.isfinite(challenger).all() and np.isfinite(champion).all():
         with np.errstate(invalid="ignore"):  # of infinite differences, which refuse
-            found = stats.bootstrap(
+            result = stats.bootstrap(
                 (challenger, champion),
                 _relative_difference,
                 n_resamples=RESAMPLES,
@@ -78,7 +78,7 @@ def compare_paired(challenger: Values, champion: Values, confidence: float) -> P
                 method="percentile",
                 rng=random_streams.make_stream(0, "bootstrap"),
             )
-        low, high = found.confidence_interval
+        low, high = result.confidence_interval
     first, second = means
     return PairedDifference(challenger=first, champion=second, low=float(low), high=float(high), count=count)
 
@@ -106,7 +106,7 @@ def weighted_interval(
         return relative_rise(np.sum(means, axis=0), reference)
 
     with np.errstate(invalid="ignore"):  # of infinite rises above a perfect reference
-        found = stats.bootstrap(
+        result = stats.bootstrap(
             tuple(groups),
             statistic,
             n_resamples=RESAMPLES,
@@ -116,12 +116,12 @@ def weighted_interval(
             method="percentile",
             rng=random_streams.make_stream(0, "bootstrap"),
         )
-    low, high = found.confidence_interval
+    low, high = result.confidence_interval
     return float(low), float(high)
 
 
-def relative_rise(found: Any, reference: Any) -> Any:
-    """Return ``found / reference - 1``: beside a perfect reference what is perfect is no worse, and all else infinitely so.
+def relative_rise(value: Any, reference: Any) -> Any:
+    """Return ``value / reference - 1``: beside a perfect reference what is perfect is no worse, and all else infinitely so.
 
     Examples
     --------
@@ -129,8 +129,8 @@ def relative_rise(found: Any, reference: Any) -> Any:
     ([-0.5, 0.5], 0.0)
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.divide(found, reference) - 1
-    return np.where(np.equal(reference, 0), np.where(np.equal(found, 0), 0.0, np.inf), ratio)
+        ratio = np.divide(value, reference) - 1
+    return np.where(np.equal(reference, 0), np.where(np.equal(value, 0), 0.0, np.inf), ratio)
 
 
 def _relative_difference(challenger: Any, champion: Any, axis: int = -1) -> Any:

@@ -1,11 +1,17 @@
-"""Quality of restored images, one value an image, in float64; scikit-image's definitions with a data range of 1."""
+"""Metrics of restored images: one value for each image, float64, in scikit-image's definitions with a data range of 1.
+
+A metric is a function of restored and clean images that has a line in `dae.extensions.METRICS`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dae.schemas import Images, Quality
+from dae.extensions import METRICS
+from dae.schemas import Images, Quality, make_quality
 
 Values = NDArray[np.float64]
 MSE_FLOOR = 1e-10
@@ -32,12 +38,26 @@ def mse(restored: Images, clean: Images) -> Values:
     return np.asarray(np.mean(np.square(difference, out=difference), axis=(1, 2, 3)))
 
 
-def psnr(errors: Values) -> Values:
-    """Return the peak signal-to-noise ratio in decibels for each image's mean squared error, at most 100 dB.
+def psnr(restored: Images, clean: Images) -> Values:
+    """Return the peak signal-to-noise ratio of each image in decibels, at most 100 dB.
+
+    Parameters
+    ----------
+    restored, clean : ndarray of float32, shape (N, H, W, C)
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+    """
+    return psnr_of_mse(mse(restored, clean))
+
+
+def psnr_of_mse(errors: Values) -> Values:
+    """Return the peak signal-to-noise ratio in decibels for each mean squared error, at most 100 dB.
 
     Examples
     --------
-    >>> psnr(np.array([0.01, 0.0])).round(6).tolist()
+    >>> psnr_of_mse(np.array([0.01, 0.0])).round(6).tolist()
     [20.0, 100.0]
     """
     return -10.0 * np.log10(np.maximum(errors, MSE_FLOOR))
@@ -65,10 +85,12 @@ def ssim(restored: Images, clean: Images) -> Values:
     return np.array([structural_similarity(*pair, data_range=1.0, channel_axis=-1) for pair in pairs], np.float64)
 
 
-def quality(errors: Values, similarities: Values) -> Quality:
+def compute_all(restored: Images, clean: Images) -> dict[str, Values]:
+    """Return the values of every metric for each image, by the metric's name."""
+    return {name: metric(restored, clean) for name, metric in METRICS.items()}
+
+
+def mean_quality(values: Mapping[str, Values]) -> Quality:
     """Return the means over a group of images; all NaN for an empty group."""
-    if len(errors) == 0:
-        return Quality(mse=np.nan, psnr=np.nan, ssim=np.nan, count=0)
-    return Quality(
-        mse=float(errors.mean()), psnr=float(psnr(errors).mean()), ssim=float(similarities.mean()), count=len(errors)
-    )
+    count = len(values["mse"])
+    return make_quality({name: float(group.mean()) if count else np.nan for name, group in values.items()}, count)

@@ -25,14 +25,7 @@ from dae.tracking import models
 from dae.tracking.run_logging import log_figure, log_text
 from dae.tracking.runs import read_config
 
-STRENGTHS: dict[str, tuple[float, ...]] = {
-    "gaussian": (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
-    "salt_and_pepper": (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
-    "poisson": (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1),
-    "speckle": (0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 8),
-}
-"""The strengths measured, from weak noise to strong: variances, amounts and peaks."""
-NOTHING = "nothing"
+NOISY_INPUT = "noisy input"
 
 logger = logging.getLogger(__name__)
 
@@ -64,19 +57,18 @@ def compare_robustness(uris: Sequence[str], split: str, count: int) -> tuple[pd.
     ConfigError
         If the models do not have the same held-out images: one may have been trained on another's.
     """
-    found = {uri.removeprefix("models:/"): models.locate_model(uri) for uri in uris}
-    runs = {name: model.run_id for name, model in found.items()}
+    locations = {uri.removeprefix("models:/"): models.locate_model(uri) for uri in uris}
+    runs = {name: model.run_id for name, model in locations.items()}
     configs = {name: read_config(run) for name, run in runs.items()}
     images = require_same_images(configs, split)
-    denoisers = {name: predict.make_denoiser(models.load_model(model.uri)) for name, model in found.items()}
+    denoisers = {name: predict.make_denoiser(models.load_model(model.uri)) for name, model in locations.items()}
     trained = {name: configured_strengths(config.noise) for name, config in configs.items()}
-    first = next(iter(found))
+    first = next(iter(locations))
     logger.info("strengths: %s on %d %s images", ", ".join(configs), min(count, images.count), split)
     table = sweep_strengths(denoisers, images, configs[first].noise, split, count)
     points = zip(table["kind"], table["strength"], strict=True)
-    table.insert(
-        3, "trained", [classify_strength(trained[first][kind], STRENGTHS[kind], value) for kind, value in points]
-    )
+    sweeps = {kind.name: kind.sweep for kind in configs[first].noise.kinds}
+    table.insert(3, "trained", [classify_strength(trained[first][kind], sweeps[kind], value) for kind, value in points])
     figure = figures.plot_robustness(table, trained)
     log_figure(runs[first], figure, "strengths")
     log_text(runs[first], table.to_csv(index=False), "strengths.csv")
@@ -91,11 +83,11 @@ def require_same_images(configs: Mapping[str, PipelineConfig], split: str) -> Im
     ConfigError
         If they are not the same images for all: some may have been trained on.
     """
-    found: dict[str, ImageSet] = {
+    image_sets: dict[str, ImageSet] = {
         name: getattr(datasets.ingest(config.data), split) for name, config in configs.items()
     }
-    first, images = next(iter(found.items()))
-    for name, other in found.items():
+    first, images = next(iter(image_sets.items()))
+    for name, other in image_sets.items():
         if other.sha256 != images.sha256:
             raise ConfigError(f"models must have the same {split} images; {name} has others than {first}")
     return images
@@ -104,7 +96,7 @@ def require_same_images(configs: Mapping[str, PipelineConfig], split: str) -> Im
 def sweep_strengths(
     denoisers: Mapping[str, Denoiser], images: ImageSet, noise: NoiseConfig, split: str, count: int
 ) -> pd.DataFrame:
-    """Score denoisers, and doing nothing, at each of `STRENGTHS` of each kind in a mix.
+    """Score denoisers, and the noisy input, at each strength of the sweep of each kind in a mix.
 
     Parameters
     ----------
@@ -124,31 +116,31 @@ def sweep_strengths(
         A row for each kind, strength and denoiser, with columns ``kind``, ``parameter``, ``strength``, ``restored_by``, ``mse``
         and ``psnr``: means over the images.
     """
-    everyone: dict[str, Denoiser] = {NOTHING: _clipped, **denoisers}
+    all_denoisers: dict[str, Denoiser] = {NOISY_INPUT: _clipped, **denoisers}
     errors: dict[tuple[str, str, float, str], list[Values]] = defaultdict(list)
     for block, rows in datasets.iterate_blocks(min(count, images.count), images.shape):
         clean = datasets.read_images(images, rows)
         for kind in noise.kinds:
             for strength, fixed in iterate_strengths(kind):
-                stream = random_streams.make_stream(noise.seed, "noise", "strengths", split, kind.kind, block)
+                stream = random_streams.make_stream(noise.seed, "noise", "strengths", split, kind.name, block)
                 noisy, _ = corrupt(clean, [fixed], stream, file_share=noise.file_share)
-                for name, denoise in everyone.items():
+                for name, denoise in all_denoisers.items():
                     restored = denoise(noisy)
-                    errors[kind.kind, kind.strength, strength, name].append(metrics.mse(restored, clean))
+                    errors[kind.name, kind.strength, strength, name].append(metrics.mse(restored, clean))
     mse = {key: np.concatenate(blocks) for key, blocks in errors.items()}
-    means = [(*key, float(values.mean()), float(metrics.psnr(values).mean())) for key, values in mse.items()]
+    means = [(*key, float(values.mean()), float(metrics.psnr_of_mse(values).mean())) for key, values in mse.items()]
     return pd.DataFrame(means, columns=["kind", "parameter", "strength", "restored_by", "mse", "psnr"])
 
 
 def iterate_strengths(kind: NoiseKind) -> Iterator[tuple[float, NoiseKind]]:
-    """Yield each of `STRENGTHS` of a kind with the kind at that strength, its other parameters as they are."""
-    for strength in STRENGTHS[kind.kind]:
+    """Yield each strength of a kind's sweep, with the kind at that strength and its other parameters as they are."""
+    for strength in kind.sweep:
         yield strength, kind.model_copy(update={kind.strength: float(strength)})
 
 
 def configured_strengths(noise: NoiseConfig) -> dict[str, object]:
     """Return the strength that each kind in a mix is configured with: a number, a `StrengthRange` or ``grey_levels``."""
-    return {kind.kind: getattr(kind, kind.strength) for kind in noise.kinds}
+    return {kind.name: getattr(kind, kind.strength) for kind in noise.kinds}
 
 
 def classify_strength(trained: object, order: Sequence[float], strength: float) -> str:
@@ -156,7 +148,7 @@ def classify_strength(trained: object, order: Sequence[float], strength: float) 
 
     Examples
     --------
-    >>> classify_strength(StrengthRange(low=4, high=256), STRENGTHS["poisson"], 2)  # fewer photons: more noise
+    >>> classify_strength(StrengthRange(low=4, high=256), (256, 64, 16, 4, 1), 2)  # fewer photons: more noise
     'stronger'
     """
     if not isinstance(trained, StrengthRange):
@@ -167,7 +159,7 @@ def classify_strength(trained: object, order: Sequence[float], strength: float) 
 
 
 def robustness_rows(table: pd.DataFrame) -> Iterator[Row]:
-    """Yield the table as text, its header first: the MSE of doing nothing and of each model in a column of its own."""
+    """Yield the table as text, its header first: the MSE of the noisy input and of each model in a column of its own."""
     yield ("noise", "strength", "trained on", *(f"MSE, {name}" for name in table["restored_by"].unique()))
     for point, rows in table.groupby(["kind", "parameter", "strength", "trained"], sort=False):
         kind, parameter, strength, trained = point

@@ -1,4 +1,4 @@
-"""Evaluate: quality of a model and of doing nothing, on the frozen noisy sets, pooled and per kind of noise."""
+"""Evaluate: the quality of a model and of the noisy input, on the frozen noisy sets, pooled and per kind of noise."""
 
 from __future__ import annotations
 
@@ -21,14 +21,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PerImageScores:
-    """Error and similarity of every image of a set, shape ``(N,)`` each, and how long the model took."""
+    """The scores of every image of a set.
+
+    Attributes
+    ----------
+    kinds : ndarray of uint8, shape (N,)
+        Index of the kind of noise of each image.
+    restored, noisy : dict of str to ndarray of float64, shape (N,)
+        The values of each metric: of the restored images, and of the noisy input clipped to [0, 1].
+    seconds : float
+        How long the model took.
+    """
 
     kinds: NDArray[np.uint8]
-    mse: Values
-    ssim: Values
-    mse_nothing: Values
-    ssim_nothing: Values
+    restored: dict[str, Values]
+    noisy: dict[str, Values]
     seconds: float
+
+    @property
+    def mse(self) -> Values:
+        """The mean squared error of each restored image."""
+        return self.restored["mse"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ def evaluate(denoise: Denoiser, sets: NoisySets, model_uri: str) -> tuple[Scores
     Returns
     -------
     scores : Scores
-    per_image : PerImage
+    per_image : PerImageScores
         Of the test set.
 
     Raises
@@ -88,53 +101,57 @@ def score_images(
     rows: NDArray[np.intp] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> PerImageScores:
-    """Score every image of a set, or those in some rows of it, a block at a time; `clock` tells the seconds."""
+    """Score every image of a set, or those in some rows of it, a block at a time; `clock` returns seconds."""
     rows = np.arange(noisy.clean.count) if rows is None else rows
-    columns: list[tuple[Values, ...]] = []
-    kinds: list[NDArray[np.uint8]] = []
-    seconds = 0.0
+    parts = []
     for _, part in datasets.iterate_blocks(len(rows), noisy.clean.shape):
-        damaged, clean, drawn = noisy_datasets.read_block(noisy, rows[part])
+        damaged, clean, kinds = noisy_datasets.read_block(noisy, rows[part])
         started = clock()
         restored = denoise(damaged)
-        seconds += clock() - started
-        nothing = np.clip(damaged, 0.0, 1.0)
-        columns.append(tuple(f(images, clean) for images in (restored, nothing) for f in (metrics.mse, metrics.ssim)))
-        kinds.append(drawn)
-    mse, ssim, mse_nothing, ssim_nothing = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return PerImageScores(np.concatenate(kinds), mse, ssim, mse_nothing, ssim_nothing, seconds)
+        seconds = clock() - started
+        noisy_input = metrics.compute_all(np.clip(damaged, 0.0, 1.0), clean)
+        parts.append(PerImageScores(kinds, metrics.compute_all(restored, clean), noisy_input, seconds))
+    return join_scores(parts)
 
 
 def compute_errors(denoise: Denoiser, noisy: NoisySet) -> Values:
     """Return the mean squared error of every image of a set, shape ``(N,)``."""
-    found = []
+    errors = []
     for _, rows in datasets.iterate_blocks(noisy.clean.count, noisy.clean.shape):
         damaged, clean, _ = noisy_datasets.read_block(noisy, rows)
-        found.append(metrics.mse(denoise(damaged), clean))
-    return np.concatenate(found)
+        errors.append(metrics.mse(denoise(damaged), clean))
+    return np.concatenate(errors)
 
 
 def join_scores(parts: Sequence[PerImageScores]) -> PerImageScores:
     """Return the scores of several groups of images as one."""
-    names = ("kinds", "mse", "ssim", "mse_nothing", "ssim_nothing")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return PerImageScores(**columns, seconds=sum(part.seconds for part in parts))
+
+    def join(columns: Sequence[dict[str, Values]]) -> dict[str, Values]:
+        return {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+
+    return PerImageScores(
+        np.concatenate([part.kinds for part in parts]),
+        join([part.restored for part in parts]),
+        join([part.noisy for part in parts]),
+        sum(part.seconds for part in parts),
+    )
 
 
 def summarise(images: PerImageScores, kinds: Sequence[str]) -> SplitScores:
-    """Return the means over all images and over those of each kind; NaN for a kind that no image got."""
+    """Return the means over all images and over those of each kind; NaN for a kind that no image has."""
 
-    def means(mse: Values, ssim: Values) -> dict[str, Quality]:
+    def per_kind(values: dict[str, Values]) -> dict[str, Quality]:
+        rows = {kind: images.kinds == index for index, kind in enumerate(kinds)}
         return {
-            kind: metrics.quality(mse[images.kinds == index], ssim[images.kinds == index])
-            for index, kind in enumerate(kinds)
+            kind: metrics.mean_quality({name: column[chosen] for name, column in values.items()})
+            for kind, chosen in rows.items()
         }
 
     return SplitScores(
-        pooled=metrics.quality(images.mse, images.ssim),
-        pooled_nothing=metrics.quality(images.mse_nothing, images.ssim_nothing),
-        per_kind=means(images.mse, images.ssim),
-        per_kind_nothing=means(images.mse_nothing, images.ssim_nothing),
+        pooled=metrics.mean_quality(images.restored),
+        pooled_nothing=metrics.mean_quality(images.noisy),
+        per_kind=per_kind(images.restored),
+        per_kind_nothing=per_kind(images.noisy),
     )
 
 

@@ -1,1 +1,1 @@
-"""A stored model applied to image files and arrays of any size."""
+"""Stored models applied to image files and to arrays of any size."""

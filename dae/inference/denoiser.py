@@ -27,26 +27,26 @@ SAMPLED = 64
 class ImageDenoiser:
     """A model that restores images of any size and type.
 
-    Images larger than a tile are restored tile by tile. What a network finds in an image as a whole, as the default one does by
-    global pooling, is found over all tiles first, so that none has a tone of its own.
+    Images larger than a tile are restored tile by tile. If the network pools features over the whole image, as the default one
+    does, the features are averaged over all tiles first. Otherwise neighbouring tiles could differ in tone.
 
     Parameters
     ----------
     model : keras.Model
         Maps float32 images ``(N, H, W, C)``, C 1 or 3, to images of the same shape.
     name : str
-        What the model is called in messages.
-    trained_on : TrainedOn, optional
-        What it was trained on. Without it no image is found to differ from that.
+        The model's name in messages.
+    trained_on : TrainingDomain, optional
+        The data it was trained on. Without it no image is compared with that data.
     tile : int
-        Side of the tiles that larger images are cut into, in pixels; a model of a fixed size has its own.
+        Side of the tiles that larger images are cut into, in pixels. A model of a fixed input size uses tiles of that size.
     strength : float
-        Share of the restored image in what is returned, from 0 to 1; the rest is the image as it came.
+        Share of the restored image in the result, from 0 to 1; the rest is the noisy input.
 
     Raises
     ------
     ValueError
-        If the model takes something else, or the strength is out of range.
+        If the model has another input or output shape, or the strength is out of range.
     """
 
     def __init__(
@@ -64,29 +64,29 @@ class ImageDenoiser:
         self._channels: int = shape[3]
         self._tile = tile // tiling.CELL * tiling.CELL
         self._strength = np.float32(strength)
-        self._lock = threading.Lock()  # Keras is not made for two threads
+        self._lock = threading.Lock()  # Keras is not thread-safe
 
     def __call__(self, images: Pixels) -> Pixels:
-        """Restore images; warn if they are unlike what the model was trained on.
+        """Restore images; warn if they are unlike the images that the model was trained on.
 
         Parameters
         ----------
         images : ndarray, shape (H, W), (H, W, C), (N, H, W) or (N, H, W, C)
-            C is 1 (grey), 3 (RGB), 2 or 4 (with alpha, which is copied). Of three axes the last is channels if it has at most 4
-            elements. uint8 and uint16 have their full range for [0, 1]; floats are taken as they are.
+            C is 1 (grey), 3 (RGB), 2 or 4 (with alpha, which is copied). With three axes, the last axis is channels if it has
+            at most 4 elements. The full range of uint8 and uint16 stands for [0, 1]; floats are not scaled.
 
         Returns
         -------
         ndarray
-            Of the same shape and type. Integers are clipped and rounded, floats are as the model gives them: the default
-            network restores to [0, 1], and leaves what is blank as it is.
+            The same shape and type. Integers are clipped and rounded. Floats are the model's output: the default network
+            restores to [0, 1], and does not change blank images.
 
         Raises
         ------
         TypeError
-            If `images` is no array.
+            If `images` is not an array.
         ValueError
-            On another shape or type, or a value that is not finite in float32, before or after.
+            If the shape or type is not supported, or a value is not finite in float32, in the input or the output.
 
         Examples
         --------
@@ -101,8 +101,8 @@ class ImageDenoiser:
             raise ValueError(f"{error.rule}; received {error.found}") from error
 
         def restore(colours: Pixels) -> Pixels:
-            for concern in self.concerns(colours):
-                warnings.warn(f"images: {concern}", stacklevel=4)
+            for warning in self.find_warnings(colours):
+                warnings.warn(f"images: {warning}", stacklevel=4)
             return self.restore(colours)
 
         try:
@@ -110,20 +110,20 @@ class ImageDenoiser:
         except ImageError as error:
             raise ValueError(f"images: {error}") from error
 
-    def concerns(self, images: Pixels) -> list[DomainWarning]:
-        """Return how images ``(N, H, W, C)`` differ from what the model was trained on; nothing if that is unknown.
+    def find_warnings(self, images: Pixels) -> list[DomainWarning]:
+        """Return how images ``(N, H, W, C)`` differ from the training images; an empty list if those are unknown.
 
         Raises
         ------
         ImageError
-            On a value that is not finite in float32.
+            If a value is not finite in float32.
         """
         _require_finite(images)
         if self.trained_on is None:
             return []
         size = self.trained_on.image_shape[:2]
-        each = len(list(estimation.iterate_patches(images[0], size)))
-        rows = np.unique(np.linspace(0, len(images) - 1, max(1, SAMPLED // each)).astype(np.intp))
+        patches = len(list(estimation.iterate_patches(images[0], size)))
+        rows = np.unique(np.linspace(0, len(images) - 1, max(1, SAMPLED // patches)).astype(np.intp))
         sample = [_as_float(patch) for row in rows for patch in estimation.iterate_patches(images[row], size)]
         highest = max(float(_as_float(images[row].max())) for row in rows)
         grey = all(bool((band == band[..., :1]).all()) for band in _bands(images))
@@ -137,12 +137,12 @@ class ImageDenoiser:
         Parameters
         ----------
         images : ndarray, shape (N, H, W, C)
-            C 1 or 3, of a type that `__call__` takes. A grey model is put to each channel; a model of RGB gets a grey image
-            three times, and the mean of what it makes of it is kept.
+            C 1 or 3, of a type that `__call__` accepts. A grey model is applied to each channel. A model of RGB gets a grey
+            image as three equal channels, and the mean of its three output channels is returned.
         rows_done : callable
-            Told how many more rows are done.
+            Is called with the number of rows that were restored since the last call.
         in_place : bool
-            Put the restored images where the others were: no row is read again once its band is finished.
+            Write the restored images over the noisy ones. This is safe, since no row is read again after its band is restored.
 
         Returns
         -------
@@ -151,67 +151,73 @@ class ImageDenoiser:
         Raises
         ------
         ImageError
-            On a value that is not finite in float32, before or after.
+            If a value is not finite in float32, in the input or the output.
         """
         _require_finite(images)
         sides = [
             side or max(SMALLEST, min(n, self._tile)) for n, side in zip(images.shape[1:3], self._sides, strict=True)
         ]
         lengths = [tiling.covered_length(n, side) for n, side in zip(images.shape[1:3], sides, strict=True)]
-        rows, columns = (tiling.lay_tiles(length, side) for length, side in zip(lengths, sides, strict=True))
         restored = images if in_place else np.empty(images.shape, images.dtype)
         if lengths == sides:
             self._restore_whole(images, restored, (sides[0], sides[1]), rows_done)
             return restored
-        for image, place in zip(images, restored, strict=True):
+        rows, columns = (tiling.lay_tiles(length, side) for length, side in zip(lengths, sides, strict=True))
+        for image, target in zip(images, restored, strict=True):
             read = functools.partial(_band, image, lengths[1])
-            apply = self._apply
-            if self._pooled is not None:
-                apply = functools.partial(
-                    self._apply, features=self._features(tiling.iterate_stacks(read, rows, columns))
-                )
-            for part, band in tiling.restore_bands(apply, read, rows, columns):
-                kept = place[part]
-                kept[...] = self._blended(band[: len(kept), : kept.shape[1]], image[part])
-                rows_done(len(kept))
+            for part, band in self._restore_bands(read, rows, columns):
+                target_rows = target[part]
+                height, width = target_rows.shape[:2]
+                target_rows[...] = self._blend(band[:height, :width], image[part])
+                rows_done(height)
         return restored
+
+    def _restore_bands(
+        self, read: tiling.Read, rows: tiling.Axis, columns: tiling.Axis
+    ) -> Iterator[tuple[slice, Images]]:
+        """Restore an image tile by tile, with the pooled features of the whole image if the model has such."""
+        apply: tiling.Apply = self._apply
+        if self._pooled is not None:
+            features = self._features(tiling.iterate_stacks(read, rows, columns))
+            apply = functools.partial(self._apply, features=features)
+        yield from tiling.restore_bands(apply, read, rows, columns)
 
     def _restore_whole(
         self, images: Pixels, restored: Pixels, sides: tuple[int, int], rows_done: Callable[[int], None]
     ) -> None:
-        """Restore images that are no larger than a tile, as many at a time as the model takes."""
+        """Restore images that are no larger than a tile, in batches that fit into memory."""
         height, width = images.shape[1:3]
         size = predict.choose_batch_size((*sides, images.shape[3]))
         for block in (slice(start, start + size) for start in range(0, len(images), size)):
-            whole = self._apply(_grown(_as_float(images[block]), *sides))
-            restored[block] = self._blended(whole[:, :height, :width], images[block])
+            whole = self._apply(_pad(_as_float(images[block]), *sides))
+            restored[block] = self._blend(whole[:, :height, :width], images[block])
             rows_done(len(whole) * height)
 
-    def _blended(self, restored: Images, given: Pixels) -> Pixels:
-        """Return restored pixels in the type of those given, blended with them by the strength."""
+    def _blend(self, restored: Images, noisy: Pixels) -> Pixels:
+        """Return restored pixels, blended with the noisy ones by the strength, in the type of the noisy ones."""
         if self._strength == 0:
-            return given
+            return noisy
         if self._strength < 1:
-            before = _as_float(given)
-            restored = before + self._strength * (restored - before)
-        return _as_type(restored, given.dtype)
+            start = _as_float(noisy)
+            restored = start + self._strength * (restored - start)
+        return _as_type(restored, noisy.dtype)
 
     @functools.cached_property
     def _pooled(self) -> global_features.PooledModel | None:
-        """The model cut at its global pooling, made when the first image is larger than a tile; None if it has none."""
+        """The model cut at its global pooling, made for the first image larger than a tile; None without such pooling."""
         return global_features.PooledModel(self._model) if global_features.pools_globally(self._model) else None
 
     def _features(self, stacks: Iterator[Images]) -> Features:
-        """Return what the model finds in the whole of an image, for each channel that it is put to by itself."""
+        """Return the pooled features of a whole image, for each channel that the model is applied to separately."""
         assert self._pooled is not None
         first = next(stacks)
         planes = 3 if first.shape[3] > self._channels else 1
         with self._lock:
-            every = itertools.chain([first], stacks)
-            return self._pooled.mean((_for_channels(stack, self._channels) for stack in every), planes)
+            all_stacks = itertools.chain([first], stacks)
+            return self._pooled.mean((_for_channels(stack, self._channels) for stack in all_stacks), planes)
 
     def _apply(self, tiles: Images, features: Features | None = None) -> Images:
-        """Apply the model to tiles of grey or RGB, whichever of the two it takes."""
+        """Apply the model to grey or RGB tiles, converted to the channels that it takes."""
         count, height, width, channels = tiles.shape
         restored = self._predict(_for_channels(tiles, self._channels), features)
         if channels == self._channels:
@@ -233,14 +239,14 @@ class ImageDenoiser:
 
 
 def _for_channels(tiles: Images, channels: int) -> Images:
-    """Return tiles as a model of so many channels takes them: colour as three of grey, grey as three equal channels."""
+    """Return tiles with the channels that a model takes: colour as three grey tiles, grey as three equal channels."""
     if tiles.shape[3] > channels:
         return np.ascontiguousarray(np.moveaxis(tiles, 3, 1)).reshape(-1, *tiles.shape[1:3], 1)
     return np.repeat(tiles, channels // tiles.shape[3], axis=3) if tiles.shape[3] < channels else tiles
 
 
 def _require_finite(images: Pixels) -> None:
-    """Refuse floats ``(N, H, W, C)`` that are NaN, infinite, or more than the model's float32 holds."""
+    """Refuse floats ``(N, H, W, C)`` that are NaN, infinite, or outside the range of float32."""
     if images.dtype.kind != "f":
         return
     largest = min(float(np.finfo(images.dtype).max), float(np.finfo(np.float32).max))
@@ -253,18 +259,18 @@ def _require_finite(images: Pixels) -> None:
 
 
 def _bands(images: Pixels) -> Iterator[Pixels]:
-    """Yield images in bands of a tile's height, so that what is worked out over one stays small."""
+    """Yield images in bands of a tile's height, so that intermediate arrays stay small."""
     for image in images:
         for top in range(0, len(image), TILE):
             yield image[top : top + TILE]
 
 
 def _band(image: Pixels, width: int, rows: slice) -> Images:
-    return np.asarray(_grown(_as_float(image[rows])[None], rows.stop - rows.start, width)[0])
+    return np.asarray(_pad(_as_float(image[rows])[None], rows.stop - rows.start, width)[0])
 
 
-def _grown(images: Images, height: int, width: int) -> Images:
-    """Return images ``(n, h, w, C)`` of a greater height and width, by reflection at the bottom and the right."""
+def _pad(images: Images, height: int, width: int) -> Images:
+    """Return images ``(n, h, w, C)`` padded to a height and width by reflection at the bottom and the right."""
     missing = height - images.shape[1], width - images.shape[2]
     if not any(missing):
         return images

@@ -1,4 +1,4 @@
-"""Image files through a stored model: which files, where each one goes, and restoring them one at a time."""
+"""Image files through a stored model: plan which files go where, and restore them one at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from dae import storage
 from dae.data import formats
 from dae.data.arrays import DataError, ImageError, Pixels
-from dae.data.formats import FORMATS, same_format
+from dae.data.formats.base import ImageInfo, Restore
 from dae.inference.denoiser import TILE, ImageDenoiser
 from dae.schemas import DomainWarning, FrozenModel
 
@@ -18,21 +18,31 @@ CHAMPION = "models:/dae@champion"
 
 
 class FileResult(FrozenModel):
-    """What became of one file: restored, left as it was because that was done before, or not done for a reason.
+    """The result for one file: it is restored, it was skipped because it is already restored, or there is an error.
 
-    `concerns` says how it differs from what the model was made for, and `harm` that it was not done for that.
+    Attributes
+    ----------
+    input, output : pathlib.Path
+    warnings : tuple of DomainWarning
+        How the image differs from the images that the model was made for.
+    error : str or None
+        Why the file is not restored.
+    skipped : bool
+        Whether it was restored before.
+    harm : bool
+        Whether it is not restored because the model would likely harm it.
     """
 
     input: Path
     output: Path
-    concerns: tuple[DomainWarning, ...] = ()
+    warnings: tuple[DomainWarning, ...] = ()
     error: str | None = None
     skipped: bool = False
     harm: bool = False
 
 
 class LikelyHarmError(ValueError):
-    """The model was not made for such an image, and would likely do harm."""
+    """The model was not made for such an image, and would likely harm it."""
 
 
 def load_denoiser(reference: str = CHAMPION, *, tile: int = TILE, strength: float = 1.0) -> ImageDenoiser:
@@ -52,68 +62,76 @@ def load_denoiser(reference: str = CHAMPION, *, tile: int = TILE, strength: floa
     ModelError
         If there is no such model, or it cannot be read.
     ValueError
-        If it is no model of images.
+        If it is not a model of images.
     """
     from dae import runtime
 
     runtime.import_keras()
     from dae.tracking import models
 
-    opened = models.open_model(reference)
-    name = opened.located.uri if opened.located else reference
-    return ImageDenoiser(opened.model, name, opened.trained_on, tile, strength)
+    stored = models.open_model(reference)
+    name = stored.located.uri if stored.located else reference
+    return ImageDenoiser(stored.model, name, stored.trained_on, tile, strength)
 
 
 class WarningLog:
-    """What was said of files that differ from what the model was made for: each thing once, however many files it holds for."""
+    """The warnings about the files of one run. Each warning is shown once, for the first of the files that it applies to."""
 
     def __init__(self) -> None:
         self.files = 0
-        self._said: set[tuple[str, str]] = set()
+        self._shown: set[tuple[str, str]] = set()
         self._refused: set[tuple[str, str]] = set()
 
-    def new(self, outcome: FileResult) -> list[str]:
-        """Return what is to be said of a file that was not said of another, but for what its error says."""
-        self.files += bool(outcome.concerns)
-        left = [each for each in outcome.concerns if outcome.error is None or not each.harmful]
-        found = [each for each in left if (each.about, each.advice) not in self._said]
-        self._said |= {(each.about, each.advice) for each in found}
-        return [f"{outcome.input}: {each}" for each in found]
+    def new(self, result: FileResult) -> list[str]:
+        """Return the warnings about a file that were not shown for another file and are not part of its error."""
+        self.files += bool(result.warnings)
+        warnings = [warning for warning in result.warnings if result.error is None or not warning.harmful]
+        unseen = [warning for warning in warnings if _key(warning) not in self._shown]
+        self._shown |= {_key(warning) for warning in unseen}
+        return [f"{result.input}: {warning}" for warning in unseen]
 
-    def error(self, outcome: FileResult) -> str | None:
-        """Return why a file was not restored, in short where another was not for the same reasons."""
-        harmful = {(each.about, each.advice) for each in outcome.concerns if each.harmful}
-        if outcome.error is None or not outcome.harm:
-            return outcome.error
-        said = harmful <= self._refused
-        self._refused |= harmful
-        return f"{outcome.input}: not restored, for the same reason as one above" if said else outcome.error
+    def error(self, result: FileResult) -> str | None:
+        """Return why a file is not restored; the text is short if an earlier file was refused for the same reasons."""
+        if result.error is None or not result.harm:
+            return result.error
+        reasons = {_key(warning) for warning in result.warnings if warning.harmful}
+        repeated = reasons <= self._refused
+        self._refused |= reasons
+        return f"{result.input}: not restored, for the same reason as one above" if repeated else result.error
 
     def total(self, files: int) -> str | None:
-        """Return how many of all the files it holds for; None where it was said of each of them."""
+        """Return the number of files with warnings, out of all files; None if there is at most one."""
         return f"{self.files} of {files} files are unlike what the model was made for" if self.files > 1 else None
 
 
+def _key(warning: DomainWarning) -> tuple[str, str]:
+    return warning.about, warning.advice
+
+
 def require_writable_output(output: Path, *, overwrite: bool) -> None:
-    """Tell before any work what would keep a file from being written.
+    """Check that an output can be written, before any work is done.
 
     Raises
     ------
     DataError
-        If something is there that may not be replaced, or a folder is, or the folder it goes to cannot be made or written to.
+        If the output exists and may not be replaced, if it is a folder, or if its folder cannot be made or written to.
     """
     if output.is_dir():
         raise DataError(output, "must be a file", "a folder")
     if os.path.lexists(output) and not overwrite:
-        raise _there(output)
-    folder = next((parent for parent in output.parents if os.path.lexists(parent)), Path())
+        raise _exists(output)
+    folder = _nearest_existing(output.parents)
     if not folder.is_dir():
         raise DataError(output, "must lie in a folder", f"{folder}, which is none")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise DataError(output, "must lie in a folder that can be written to", f"{folder}, which cannot")
 
 
-def _there(output: Path) -> DataError:
+def _nearest_existing(paths: Sequence[Path]) -> Path:
+    return next((path for path in paths if os.path.lexists(path)), Path())
+
+
+def _exists(output: Path) -> DataError:
     return DataError(output, "must not be there yet, unless it may be overwritten", "a file")
 
 
@@ -126,165 +144,187 @@ def denoise_file(
     progress: Callable[[float], None] = lambda share: None,
     finished: Callable[[Path], None] = lambda draft: None,
 ) -> FileResult:
-    """Restore one file. Whatever is wrong with it is told in the outcome; the output is there whole or not at all.
+    """Restore one file. Errors are part of the result, and no incomplete output is left behind.
 
     Parameters
     ----------
     denoiser : ImageDenoiser
-    job : Job
+    job : FileJob
     overwrite : bool
-        Replace an output that is there.
+        Replace an existing output.
     anyway : bool
-        Restore it even where the model would likely do harm.
+        Restore the image even if the model would likely harm it.
     progress : callable
-        Told which further share of the file is done.
+        Is called with the share of the file that was restored since the last call, from 0 to 1.
     finished : callable
-        Called with the path of the finished draft, before it becomes the output.
+        Is called with the path of the complete draft, before the draft becomes the output.
+
+    Returns
+    -------
+    FileResult
     """
-    concerns: list[DomainWarning] = []
+    warnings: list[DomainWarning] = []
     try:
         require_writable_output(job.output, overwrite=overwrite)
-        described = formats.describe(job.input)
-        total, page = described.pages * described.shape[0], 0
-
-        def restore(images: Pixels) -> Pixels:
-            nonlocal page
-            page += len(images)
-            try:
-                known = {concern.about for concern in concerns}
-                concerns.extend(concern for concern in denoiser.concerns(images) if concern.about not in known)
-                if not anyway and (harmful := [concern for concern in concerns if concern.harmful]):
-                    raise LikelyHarmError("; ".join(map(str, harmful)))
-                in_place = bool(images.flags.writeable)
-                return denoiser.restore(images, lambda rows: progress(rows / total), in_place=in_place)
-            except ImageError as error:
-                raise DataError(job.input, error.rule, error.found) from error
-
-        with storage.atomic_write(job.output, overwrite=overwrite) as draft:
-            formats.rewrite(job.input, draft, restore)
+        with formats.open_image(job.input) as image, storage.atomic_write(job.output, overwrite=overwrite) as draft:
+            image.rewrite(draft, _make_restore(denoiser, image.info, warnings, progress, anyway=anyway))
             finished(draft)
-    except FileExistsError:  # it came to be there meanwhile
-        return FileResult(input=job.input, output=job.output, error=str(_there(job.output)))
-    except LikelyHarmError as error:
-        said = f"{job.input}: not restored, since {error}; --anyway restores it all the same"
-        return FileResult(input=job.input, output=job.output, error=said, concerns=tuple(concerns), harm=True)
-    except DataError as error:
-        return FileResult(input=job.input, output=job.output, error=str(error))
     except Exception as error:  # noqa: BLE001  (one bad file must not stop the others)
-        return FileResult(
-            input=job.input, output=job.output, error=f"{job.input}: not restored: {type(error).__name__}: {error}"
-        )
-    return FileResult(input=job.input, output=job.output, concerns=tuple(concerns))
+        return _failure(job, error, warnings)
+    return FileResult(input=job.input, output=job.output, warnings=tuple(warnings))
+
+
+def _make_restore(
+    denoiser: ImageDenoiser,
+    info: ImageInfo,
+    warnings: list[DomainWarning],
+    progress: Callable[[float], None],
+    *,
+    anyway: bool,
+) -> Restore:
+    """Return the function that restores the pages of a file. It adds to `warnings`, each subject once."""
+    rows = info.pages * info.shape[0]
+
+    def restore(images: Pixels) -> Pixels:
+        subjects = {warning.about for warning in warnings}
+        warnings.extend(warning for warning in denoiser.find_warnings(images) if warning.about not in subjects)
+        harmful = [warning for warning in warnings if warning.harmful]
+        if harmful and not anyway:
+            raise LikelyHarmError("; ".join(map(str, harmful)))
+        in_place = bool(images.flags.writeable)
+        return denoiser.restore(images, lambda count: progress(count / rows), in_place=in_place)
+
+    return restore
+
+
+def _failure(job: FileJob, error: Exception, warnings: Sequence[DomainWarning]) -> FileResult:
+    harm = isinstance(error, LikelyHarmError)
+    match error:
+        case FileExistsError():  # another process wrote the output while this one restored the file
+            message = str(_exists(job.output))
+        case LikelyHarmError():
+            message = f"{job.input}: not restored, since {error}; --anyway restores it all the same"
+        case ImageError():
+            message = str(DataError(job.input, error.rule, error.found))
+        case DataError():
+            message = str(error)
+        case _:
+            message = f"{job.input}: not restored: {type(error).__name__}: {error}"
+    return FileResult(
+        input=job.input, output=job.output, error=message, warnings=tuple(warnings) if harm else (), harm=harm
+    )
 
 
 class PlanError(ValueError):
-    """Inputs and output do not go together; nothing was read or written."""
+    """Inputs and output do not fit together; nothing was read or written."""
 
 
 class FileJob(FrozenModel):
-    """One file to restore, and where it goes."""
+    """One file to restore, and its output."""
 
     input: Path
     output: Path
 
 
 def plan_files(inputs: Sequence[str], out: Path) -> tuple[FileJob, ...]:
-    """Return what is to be done.
+    """Return the files to restore, each with its output.
 
     Parameters
     ----------
     inputs : sequence of str
-        Files, folders and glob patterns. Of folders, and of what a pattern matches, image files alone are taken, and none that
-        is hidden or lies in `out`; their places below the folder, or below the fixed part of the pattern, are kept.
+        Files, folders and glob patterns. From a folder, or from the matches of a pattern, only image files are taken, without
+        hidden files and files in `out`. Their paths below the folder, or below the fixed part of the pattern, are kept.
     out : pathlib.Path
-        A folder, made when it is needed; or, for a single input file, a file of its format.
+        A folder, which is made when it is needed; or a file of the same format, if the input is a single file.
 
     Raises
     ------
     PlanError
-        If an input is missing or empty, if two files would become one, or one of the inputs would be written to.
+        If an input is missing or empty, if two inputs have one output, or if an output is one of the inputs.
     """
-    pairs = [pair for given in inputs for pair in _files(given, out)]
-    found = list({(_real(file), place): (file, place) for file, place in reversed(pairs)}.values())[::-1]
-    folder = next((path for path in (out, *out.parents) if os.path.lexists(path)), Path())
+    pairs = [pair for name in inputs for pair in _list_files(name, out)]
+    unique = list({(_real(file), place): (file, place) for file, place in reversed(pairs)}.values())[::-1]
+    folder = _nearest_existing((out, *out.parents))
     if folder != out and not folder.is_dir():
         raise PlanError(f"the output must lie in a folder; {folder} is a file")
-    if _is_file(out):
-        return (_single(inputs, found, out),)
+    if _is_image(out) and not out.is_dir():
+        return (_plan_single(inputs, unique, out),)
     if out.exists() and not out.is_dir():
         raise PlanError(f"the output must be a folder, or an image file for a single one; {out} is a file")
-    jobs = tuple(FileJob(input=file, output=out / place) for file, place in found)
-    _require_apart(jobs)
+    jobs = tuple(FileJob(input=file, output=out / place) for file, place in unique)
+    _require_distinct(jobs)
     return jobs
 
 
-def _is_file(out: Path) -> bool:
-    return out.suffix.lower() in FORMATS and not out.is_dir()
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in formats.FORMATS
 
 
-def _single(inputs: Sequence[str], found: list[tuple[Path, Path]], out: Path) -> FileJob:
-    if len(found) != 1 or not Path(inputs[0]).is_file():
+def _plan_single(inputs: Sequence[str], files: list[tuple[Path, Path]], out: Path) -> FileJob:
+    if len(files) != 1 or not Path(inputs[0]).is_file():
         raise PlanError(f"the output must be a folder unless the input is a single file; received {out}")
-    job = FileJob(input=found[0][0], output=out)
-    if not same_format(job.input, out):
+    job = FileJob(input=files[0][0], output=out)
+    if not formats.same_format(job.input, out):
         raise PlanError(f"the output must be of the input's format, {job.input.suffix}; received {out}")
-    _require_apart((job,))
+    _require_distinct((job,))
     return job
 
 
-def _files(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the files an input stands for, each with its place below the output."""
-    path = Path(given)
+def _list_files(name: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the files of one input, each with its path below the output."""
+    path = Path(name)
+    suffixes = ", ".join(formats.FORMATS)
     if path.is_file():
-        if path.suffix.lower() not in FORMATS:
-            raise PlanError(f"{path}: must be one of {', '.join(FORMATS)}; found {path.suffix or 'no suffix'}")
+        if not _is_image(path):
+            raise PlanError(f"{path}: must be one of {suffixes}; found {path.suffix or 'no suffix'}")
         yield path, Path(path.name)
         return
     if path.is_dir():
-        root, matched = path, [path]
-    elif glob.has_magic(given):
+        root, matches = path, [path]
+    elif glob.has_magic(name):
         root = _fixed_part(path)
-        # Path.glob takes no absolute pattern.
-        matched = [Path(match) for match in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207
+        # Path.glob accepts no absolute pattern.
+        matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207
     else:
-        raise PlanError(f"{given}: must be a file, a folder or a pattern; found nothing there")
-    files = sorted({file for match in matched for file in _below(match, root, out)})
+        raise PlanError(f"{name}: must be a file, a folder or a pattern; found nothing there")
+    files = sorted({file for match in matches for file in _list_below(match, root, out)})
     if not files:
-        raise PlanError(f"{given}: must lead to image files ({', '.join(FORMATS)}); found none")
+        raise PlanError(f"{name}: must lead to image files ({suffixes}); found none")
     yield from ((file, file.relative_to(root)) for file in files)
 
 
 def _fixed_part(pattern: Path) -> Path:
     parts = pattern.parts
-    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:first])
 
 
-def _below(match: Path, root: Path, out: Path) -> Iterator[Path]:
-    inner = _real(out) if _real(out) != _real(root) else None
+def _list_below(match: Path, root: Path, out: Path) -> Iterator[Path]:
+    outputs = _real(out) if _real(out) != _real(root) else None
     for file in match.rglob("*") if match.is_dir() else (match,):
         hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-        own = inner is not None and inner in _real(file).parents
-        if file.suffix.lower() in FORMATS and not hidden and not own and (file.is_file() or _leads_nowhere(file)):
+        is_output = outputs is not None and outputs in _real(file).parents
+        if _is_image(file) and not hidden and not is_output and (file.is_file() or _is_broken_link(file)):
             yield file
 
 
-def _leads_nowhere(file: Path) -> bool:
-    """Tell whether a path is a link to nothing: its reader says so, and the other files are done."""
+def _is_broken_link(file: Path) -> bool:
+    """Tell whether a path is a broken link. It is planned, so that its error is reported and the other files are restored."""
     return file.is_symlink() and not file.exists()
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # Path.resolve raises on links that lead in a circle
+    return Path(os.path.realpath(path))  # Path.resolve raises on links that form a loop
 
 
-def _require_apart(jobs: tuple[FileJob, ...]) -> None:
+def _require_distinct(jobs: tuple[FileJob, ...]) -> None:
+    """Require that no output is an input or the output of another file."""
     sources = {_real(job.input) for job in jobs}
-    taken: dict[Path, Path] = {}
+    inputs: dict[Path, Path] = {}
     for job in jobs:
-        place = _real(job.output)
-        if place in sources:
+        target = _real(job.output)
+        if target in sources:
             raise PlanError(f"{job.output}: must not be an input; choose another output")
-        if place in taken:
-            raise PlanError(f"{job.output}: must come of one input; found {taken[place]} and {job.input}")
-        taken[place] = job.input
+        if target in inputs:
+            raise PlanError(f"{job.output}: must come of one input; found {inputs[target]} and {job.input}")
+        inputs[target] = job.input

@@ -1,4 +1,4 @@
-"""Export: a stored model as an ONNX file, written only if ONNX Runtime gives what Keras gives."""
+"""Export: a stored model as an ONNX file, which is written only if ONNX Runtime's outputs agree with Keras's."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ MIB = 2**20
 
 
 class ExportError(RuntimeError):
-    """A model cannot be exported as asked; nothing was written."""
+    """A model cannot be exported; nothing was written."""
 
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """An ONNX file: its size in bytes, and the largest absolute difference from Keras over images of the shapes checked."""
+    """An ONNX file: its size in bytes, and the largest absolute difference from Keras on images of the checked shapes."""
 
     path: Path
     size: int
@@ -52,19 +52,19 @@ class OnnxExport:
 
 
 def export_model(reference: str, path: Path, *, overwrite: bool = False, tolerance: float = TOLERANCE) -> OnnxExport:
-    """Export a model that lies in MLflow or in a file.
+    """Export a model from MLflow or from a file.
 
     Parameters
     ----------
     reference : str
-        A ``.keras`` file, or what `models.locate_model` takes.
+        A ``.keras`` file, or a reference that `models.locate_model` accepts.
     path, overwrite, tolerance
-        As `write_onnx` has them.
+        See `write_onnx`.
 
     Raises
     ------
     ExportError
-        As `write_onnx` does.
+        See `write_onnx`.
     ModelError
         If there is no such model, or it cannot be read.
     """
@@ -72,13 +72,13 @@ def export_model(reference: str, path: Path, *, overwrite: bool = False, toleran
     runtime.import_keras()
     from dae.tracking import models, runs
 
-    opened = models.open_model(reference)
-    if (found := opened.located) is None:
-        return write_onnx(opened.model, path, overwrite=overwrite, tolerance=tolerance)
-    shape = runs.read_image_shape(found.run_id)
-    about = {"model": found.uri, "run_id": found.run_id, "git_commit": runs.read_git_commit(found.run_id)}
+    stored = models.open_model(reference)
+    if (located := stored.located) is None:
+        return write_onnx(stored.model, path, overwrite=overwrite, tolerance=tolerance)
+    shape = runs.read_image_shape(located.run_id)
+    about = {"model": located.uri, "run_id": located.run_id, "git_commit": runs.read_git_commit(located.run_id)}
     return write_onnx(
-        opened.model, path, size=shape and shape[:2], about=about, overwrite=overwrite, tolerance=tolerance
+        stored.model, path, size=shape and shape[:2], about=about, overwrite=overwrite, tolerance=tolerance
     )
 
 
@@ -91,26 +91,26 @@ def write_onnx(
     overwrite: bool = False,
     tolerance: float = TOLERANCE,
 ) -> OnnxExport:
-    """Write a Keras model as an ONNX file, whole or not at all.
+    """Write a Keras model as an ONNX file. On an error, no file is written.
 
     Parameters
     ----------
     model : keras.Model
-        Its input ``(N, H, W, C)``; the file takes whatever number, height and width the model takes.
+        A model with input ``(N, H, W, C)``. Dimensions that are free in the model are free in the file.
     path : pathlib.Path
     size : tuple of int, optional
         ``(H, W)`` of the training images, one of the sizes the outputs are compared at.
     about : mapping of str to str, optional
-        Kept in the file as metadata, beside the versions it was made with and the range of its input.
+        Metadata of the file, in addition to the versions of packages and the range of the input.
     overwrite : bool
-        Replace a file that is there.
+        Replace an existing file.
     tolerance : float
         Largest absolute difference of an output from Keras's.
 
     Raises
     ------
     ExportError
-        If a package is missing, the file is there, the model cannot be converted, or its outputs differ.
+        If a package is missing, the file exists, the model cannot be converted, or the outputs differ.
     """
     _require(path, overwrite=overwrite)
     if len(model.input_shape) != 4 or model.input_shape[-1] not in (1, 3):
@@ -120,7 +120,7 @@ def write_onnx(
         try:
             _convert(model, draft, about or {})
             difference = _difference(model, draft, cases)
-        except Exception as error:  # whatever converter or runtime choke on
+        except Exception as error:  # the converter and the runtime raise many types
             raise ExportError(f"the model cannot be converted to ONNX: {type(error).__name__}: {error}") from error
         if not difference <= tolerance:  # NaN fails
             raise ExportError(
@@ -142,27 +142,27 @@ def _require(path: Path, *, overwrite: bool) -> None:
         raise ExportError(f"{path} must not exist yet, or be a file that --overwrite allows to be replaced")
 
 
-def _shapes(taken: tuple[Any, ...], size: tuple[int, int] | None) -> list[tuple[int, int, int]]:
-    """Return the image shapes to compare at: a model's own one, or several for a model that takes any."""
-    _, height, width, channels = taken
-    sizes = [(height, width)] if height and width else dict.fromkeys([size or OTHER_SIZES[0], *OTHER_SIZES])
-    return [(*each, channels) for each in sizes]
+def _shapes(input_shape: tuple[Any, ...], trained_size: tuple[int, int] | None) -> list[tuple[int, int, int]]:
+    """Return the image shapes for the comparison: the model's own shape, or several if its size is free."""
+    _, height, width, channels = input_shape
+    sizes = [(height, width)] if height and width else dict.fromkeys([trained_size or OTHER_SIZES[0], *OTHER_SIZES])
+    return [(*size, channels) for size in sizes]
 
 
 def make_test_images(shapes: Sequence[tuple[int, int, int]]) -> list[Images]:
-    """Return batches of one image and of several, of each shape, with all the kinds of noise there are by default."""
-    made = []
+    """Return a batch of one image and a batch of several for each shape, with the default configuration's kinds of noise."""
+    batches = []
     for shape in shapes:
         for count in BATCHES:
             draw = random_streams.make_stream(0, "export", *shape, count)
             clean = np.clip(draw.uniform(-0.5, 1.5, (count, *shape)), 0, 1)
-            made.append(corrupt((np.round(clean * 255) / 255).astype(np.float32), NoiseConfig().kinds, draw)[0])
-    return made
+            batches.append(corrupt((np.round(clean * 255) / 255).astype(np.float32), NoiseConfig().kinds, draw)[0])
+    return batches
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TensorFlow and the converter from writing to the terminal."""
+    """Prevent TensorFlow and the converter from writing to the terminal."""
     loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx", "absl")]
     levels = [logger.level for logger in loggers]
     with runtime.silence_stderr(), warnings.catch_warnings():
@@ -181,13 +181,13 @@ def _convert(model: Any, path: Path, about: Mapping[str, str]) -> None:
 
     signature = [keras.InputSpec(shape=model.input_shape, dtype="float32", name=INPUT)]
     with _quiet():
-        # Without a signature Keras refuses a model that was loaded and not called yet.
+        # Without a signature, Keras refuses a model that was loaded and has not been called.
         model.export(path, format="onnx", verbose=False, input_signature=signature, opset_version=OPSET)
     _describe(path, model, about)
 
 
 def _describe(path: Path, model: Any, about: Mapping[str, str]) -> None:
-    """Give the file's input, output and free dimensions names, and the file its metadata."""
+    """Name the file's input, output and free dimensions, and add its metadata."""
     import onnx
 
     stored = onnx.load(path)
@@ -212,7 +212,11 @@ def _difference(model: Any, path: Path, cases: Sequence[Images]) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    with _quiet():  # of being traced once for each shape
+    with _quiet():  # TensorFlow warns that it traces the model for each shape
         expected = [np.asarray(model.predict_on_batch(case)) for case in cases]
-    given = [session.run([OUTPUT], {INPUT: case})[0] for case in cases]
-    return float(max(np.abs(ours - theirs).max() for ours, theirs in zip(given, expected, strict=True)))
+    actual = [session.run([OUTPUT], {INPUT: case})[0] for case in cases]
+    return float(
+        max(
+            np.abs(onnx_output - keras_output).max() for onnx_output, keras_output in zip(actual, expected, strict=True)
+        )
+    )

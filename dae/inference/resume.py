@@ -1,4 +1,4 @@
-"""What was restored before is not restored again: a small record of every finished file, beside the outputs."""
+"""Resuming: a small record of every finished file, beside the outputs, so that no file is restored twice."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ LONGEST = 250
 
 
 class FinishedFile(FrozenModel):
-    """One output: the digests of what it was made of and of itself, the model, and when.
+    """The record of one output.
 
     Attributes
     ----------
+    input_sha256, output_sha256 : str
+        Digests of the input and the output.
     replaces_sha256 : str or None
-        Digest of the file that was there before. The record is written first, so a process that is killed between the two
-        leaves that one under it.
+        Digest of the output's previous content. The record is written before the output, so if the process is killed between
+        the two, the previous content is still there.
+    model : str
+        Reference of the model.
+    finished : str
+        Time in UTC, ISO 8601.
     """
 
     input_sha256: str
@@ -43,62 +49,61 @@ def denoise_unfinished(
     overwrite: bool = False,
     anyway: bool = False,
 ) -> list[FileResult]:
-    """Restore those of some files that are not done.
+    """Restore the files that are not restored yet.
 
     Parameters
     ----------
-    jobs : sequence of Job
-        Their outputs below `out`.
+    jobs : sequence of FileJob
+        Their outputs are below `out`.
     out : pathlib.Path
         The folder with the records, in ``.dae/``.
     model : str
-        Reference that names one model for good.
+        Reference that always names the same model.
     load : callable
-        Returns it; called if there is something to do.
+        Returns the model; it is called only for a file that is to be restored.
     overwrite : bool
-        Do again what another model made, and replace files that have no record.
+        Restore again if another model made the output, and replace outputs that have no record.
     anyway : bool
-        Restore also where the model would likely do harm.
+        Restore an image even if the model would likely harm it.
 
     Returns
     -------
-    list of Outcome
-        One a job. A file is done if its record has the input's digest and the output's; whichever model made it, unless
-        `overwrite` is given. An output that was made here is replaced when its input has changed; any other is an error.
+    list of FileResult
+        One for each job. A file is skipped if its record has the digests of its input and its output, and the same model or no
+        `overwrite`. An output with a record is replaced when its input has changed; any other existing output is an error.
     """
-    return [_one(job, out, model, load, overwrite=overwrite, anyway=anyway) for job in jobs]
+    return [_denoise_unless_finished(job, out, model, load, overwrite=overwrite, anyway=anyway) for job in jobs]
 
 
-def _one(
+def _denoise_unless_finished(
     job: FileJob, out: Path, model: str, load: Callable[[], ImageDenoiser], *, overwrite: bool, anyway: bool
 ) -> FileResult:
-    record = out / FOLDER / job.output.relative_to(out).with_name(_record_name(job.output.name))
+    path = out / FOLDER / job.output.relative_to(out).with_name(_record_name(job.output.name))
     try:
-        before, digest, present = _read(record), storage.file_sha256(job.input), _digest(job.output)
+        record, digest, existing = _read_record(path), storage.file_sha256(job.input), _digest(job.output)
     except OSError as error:
         return FileResult(input=job.input, output=job.output, error=f"{job.input}: cannot be read: {error}")
-    ours = before is not None and present in (before.output_sha256, before.replaces_sha256)
-    if before is not None and (digest, present) == (before.input_sha256, before.output_sha256):  # noqa: SIM102
-        if before.model == model or not overwrite:
+    if record and (digest, existing) == (record.input_sha256, record.output_sha256):  # noqa: SIM102
+        if record.model == model or not overwrite:
             return FileResult(input=job.input, output=job.output, skipped=True)
 
-    def finished(draft: Path) -> None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        made = FinishedFile(
+    def write_record(draft: Path) -> None:
+        finished_file = FinishedFile(
             input_sha256=digest,
             output_sha256=storage.file_sha256(draft),
-            replaces_sha256=present,
+            replaces_sha256=existing,
             model=model,
-            finished=now,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        storage.write_text(record, made.model_dump_json(indent=1) + "\n")
+        storage.write_text(path, finished_file.model_dump_json(indent=1) + "\n")
 
-    replace = overwrite or (ours and present is not None)
-    return denoise_file(load(), job, overwrite=replace, anyway=anyway, finished=finished)
+    recorded = record is not None and existing in (record.output_sha256, record.replaces_sha256)
+    replace = overwrite or (recorded and existing is not None)
+    return denoise_file(load(), job, overwrite=replace, anyway=anyway, finished=write_record)
 
 
 def _record_name(name: str) -> str:
-    """Return a name no longer than file systems take."""
+    """Return the file name of a record, no longer than file systems allow."""
     encoded = os.fsencode(name)
     return f"{name}.json" if len(encoded) <= LONGEST else f"{hashlib.sha256(encoded).hexdigest()}.json"
 
@@ -107,9 +112,9 @@ def _digest(path: Path) -> str | None:
     return storage.file_sha256(path) if path.is_file() else None
 
 
-def _read(record: Path) -> FinishedFile | None:
-    """Return a record; one that cannot be understood is none."""
+def _read_record(path: Path) -> FinishedFile | None:
+    """Return a record; None if there is none or it is damaged."""
     try:
-        return FinishedFile.model_validate_json(record.read_text(encoding="utf-8"))
+        return FinishedFile.model_validate_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""Images of any size through a model in overlapped tiles, blended smoothly, a band of rows at a time."""
+"""Restore images of any size in overlapping tiles, blended smoothly, one band of rows at a time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from dae.schemas import Images
 
 CELL = 4
-"""Tiles begin at multiples of the default network's coarsest pixels, so that it sees the same grid in each."""
+"""Tiles begin at multiples of the default network's coarsest pixels, so that the grid is the same in every tile."""
 Read = Callable[[slice], Images]
 Apply = Callable[[Images], Images]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Where the tiles begin along an axis, and what each counts for at each of its pixels.
+    """The tiles along one axis of an image, and their weights.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Axis:
     starts : tuple of int
         First pixel of each tile.
     weights : ndarray of float32, shape (tiles, tile)
-        At every pixel of the axis the weights of the tiles over it add up to 1.
+        Weight of each tile at each of its pixels. At every pixel of the axis the weights add up to 1.
     """
 
     tile: int
@@ -36,22 +36,22 @@ class Axis:
 
 
 def lay_tiles(length: int, tile: int, overlap: int | None = None) -> Axis:
-    """Lay tiles along an axis.
+    """Place tiles along an axis.
 
     Parameters
     ----------
     length : int
-        Pixels of the axis, one that `covered_length` returns.
+        Number of pixels of the axis, as `covered_length` returns it.
     tile : int
         Side of a tile.
     overlap : int, optional
-        What neighbours share, at least, up to half a tile; by default an eighth of a tile and no less than 24 pixels.
+        Smallest overlap of neighbouring tiles, up to half a tile; by default an eighth of a tile, but at least 24 pixels.
 
     Returns
     -------
     Axis
-        Tiles are spread evenly, from the first pixel to the last, on multiples of `CELL`. From the edge of a tile its weight is
-        0 for a quarter of the overlap, where a network feels the edge, and rises to 1 as a raised cosine; at the ends of the
+        Tiles are spread evenly, from the first pixel to the last, on multiples of `CELL`. A tile's weight is 0 for a quarter of
+        the overlap, where the edge affects the network's output, and then rises to 1 as a raised cosine. At the ends of the
         axis it is 1.
 
     Examples
@@ -63,7 +63,7 @@ def lay_tiles(length: int, tile: int, overlap: int | None = None) -> Axis:
     step = max(1, (tile - overlap) // CELL)
     cells = (length - tile) // CELL
     count = 1 + -(-cells // step)
-    starts = tuple(CELL * (cells * place // max(1, count - 1)) for place in range(count))
+    starts = tuple(CELL * (cells * number // max(1, count - 1)) for number in range(count))
     weights = np.tile(_window(tile, overlap), (count, 1))
     weights[0, : tile // 2] = weights[-1, tile - tile // 2 :] = 1
     total = np.zeros(length)
@@ -74,7 +74,7 @@ def lay_tiles(length: int, tile: int, overlap: int | None = None) -> Axis:
 
 
 def covered_length(length: int, tile: int) -> int:
-    """Return the pixels that tiles cover where an image has so many: as many, or a few more.
+    """Return the number of pixels that tiles cover along an axis of an image: its length, or a few more.
 
     Examples
     --------
@@ -91,39 +91,39 @@ def _window(tile: int, overlap: int) -> NDArray[np.float64]:
 
 
 def restore_bands(apply: Apply, read: Read, rows: Axis, columns: Axis) -> Iterator[tuple[slice, Images]]:
-    """Yield an image as a model restores it, a band of finished rows at a time, from the top.
+    """Restore an image, and yield it from the top, one band of finished rows at a time.
 
     Parameters
     ----------
     apply : callable
-        Maps tiles ``(n, rows.tile, columns.tile, C)`` to restored ones.
+        Maps tiles ``(n, rows.tile, columns.tile, C)`` to restored tiles.
     read : callable
         Returns rows of the image as float32 ``(h, W, C)``.
     rows, columns : Axis
-        How the image's height and width are covered.
+        The tiles along the image's height and width.
 
     Yields
     ------
     tuple of slice and ndarray of float32
-        Rows, and what they hold. No more than two bands of a tile's height are in memory.
+        Rows, and their restored pixels. At most two bands of a tile's height are in memory.
     """
-    if len(rows.starts) == len(columns.starts) == 1:  # a single tile: exactly what the model gives
+    if len(rows.starts) == len(columns.starts) == 1:  # a single tile needs no blending
         whole = slice(0, rows.tile)
         yield whole, apply(read(whole)[None])[0]
         return
-    kept: Images | None = None
+    overlap: Images | None = None
     for start, following, weight in zip(rows.starts, (*rows.starts[1:], None), rows.weights, strict=True):
         strip = _strip(apply, read(slice(start, start + rows.tile)), columns)
         strip *= weight[:, None, None]
-        if kept is not None:
-            strip[: len(kept)] += kept
+        if overlap is not None:
+            strip[: len(overlap)] += overlap
         final = rows.tile if following is None else following - start
-        kept = strip[final:].copy()
+        overlap = strip[final:].copy()
         yield slice(start, start + final), strip[:final]
 
 
 def iterate_stacks(read: Read, rows: Axis, columns: Axis) -> Iterator[Images]:
-    """Yield all tiles of an image, those of a band ``(n, rows.tile, columns.tile, C)`` at a time."""
+    """Yield all tiles of an image, one band ``(n, rows.tile, columns.tile, C)`` at a time."""
     for start in rows.starts:
         yield _cut(read(slice(start, start + rows.tile)), columns)
 

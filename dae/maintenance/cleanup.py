@@ -1,11 +1,12 @@
-"""Clean-up: what `dae.maintenance.retention` chose is checked once more, one thing at a time, and removed.
+"""Clean-up: each item of a plan of `dae.maintenance.retention` is checked once more and then removed.
 
-The versions of a run are removed first, then its models, then its files, and the run itself last. So, wherever a crash cuts
-this short, nothing that is registered lacks its files, and the next clean-up finds the rest.
+The versions of a run are removed first, then its models, then its files, and the run itself last. So, wherever a crash
+interrupts this, no registered version lacks its files, and the next clean-up finds the rest.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,98 +29,106 @@ FOLDERS = ("images", "noise", "checkpoint", "draft")
 
 
 class AliasError(RuntimeError):
-    """A version has an alias, and is not removed."""
+    """A version has an alias, so it is not removed."""
 
 
-def plan(wish: RetentionPolicy) -> CleanupPlan:
-    """Return what may go now, with sizes, and what stays; nothing is changed.
+def plan(policy: RetentionPolicy) -> CleanupPlan:
+    """Return what can be removed now, with sizes, and what is kept. Nothing is changed.
 
     Raises
     ------
-    LedgerError, MlflowException
-        If the store, the registry or a ledger cannot be read.
+    AuditLogError, MlflowException
+        If the store, the registry or an audit log cannot be read.
     """
-    choice = retention.plan_cleanup(inventory.take_inventory(), wish, time.time())
+    cleanup_plan = retention.plan_cleanup(inventory.take_inventory(), policy, time.time())
     client = connect()
-    return choice.model_copy(update={"items": tuple(_sized(client, item) for item in choice.items)})
+    return cleanup_plan.model_copy(update={"items": tuple(_with_size(client, item) for item in cleanup_plan.items)})
 
 
-def remove_item(item: CleanupItem, wish: RetentionPolicy) -> bool:
-    """Remove one thing if it may still go; tell whether it is gone.
+def remove_item(item: CleanupItem, policy: RetentionPolicy) -> bool:
+    """Remove an item if nothing protects it by now. Tell whether it was removed.
 
     Raises
     ------
-    LedgerError, MlflowException
+    AuditLogError, MlflowException
         If what protects it cannot be read, or it cannot be removed.
     """
+    # Read again: since the plan was made, an alias may have been set, a run may have started, or a folder may have been used.
     if item.what in FOLDERS:
         state = inventory.folder_inventory(_folder(item))
-        anyones = wish.model_copy(update={"names": ()})  # the run that told whose it was may be gone by now
-        return _still(item, state, anyones) is not None and inventory.remove_folder(state.folders[0])
-    state = inventory.take_inventory([item.id])
-    now = _still(item, state, wish)
-    if now is None:
+        any_model = policy.model_copy(update={"names": ()})  # the run that names the model may be removed already
+        return _find_again(item, state, any_model) is not None and inventory.remove_folder(state.folders[0])
+    current = _find_again(item, inventory.take_inventory([item.id]), policy)
+    if current is None:
         return False
     client = connect()
     try:
-        for name, number in now.versions:
+        for name, number in current.versions:
             delete_version(client, name, number)
     except AliasError:
         return False
-    for model_id in now.models:
+    for model_id in current.models:
         _delete_model(client, model_id, item.id)
     _delete_run(client, item.id)
     return True
 
 
 def removes_for_good() -> bool:
-    """Tell whether removed runs are gone for good; through a server, ``mlflow gc`` there removes what is left of them."""
+    """Tell whether removed runs are gone for good. Through a server, ``mlflow gc`` there removes what is left of them."""
     return inventory.can_remove(connect())
 
 
 def delete_version(client: MlflowClient, name: str, number: str) -> None:
     """Delete a version that has no alias.
 
-    MLflow's own deletion drops the aliases of the version. Here, in a database of one's own, the same transaction fails that
-    would drop one; through a server, the aliases are read just before.
+    MLflow's own deletion also deletes the aliases of the version. If the registry is a database that this process opens itself,
+    the transaction fails instead. Through a server, the aliases are read just before.
 
     Raises
     ------
     AliasError
-        If it has one.
+        If it has an alias.
     """
-    found = client.get_model_version(name, number)
-    if found.aliases:
-        raise AliasError(f"version {number} of {name} is {', '.join(found.aliases)}")
-    with _aliases_stay():
-        try:
-            client.delete_model_version(name, number)
-        except MlflowException as error:
-            if isinstance(error.__cause__, AliasError):
-                raise error.__cause__ from None
-            raise
+    version = client.get_model_version(name, number)
+    if version.aliases:
+        raise AliasError(f"version {number} of {name} is {', '.join(version.aliases)}")
+    store = client._get_registry_client().store  # type: ignore[no-untyped-call]
+    if not hasattr(store, "ManagedSessionMaker"):  # through a server
+        client.delete_model_version(name, number)
+        return
+    try:
+        _keeping_aliases(store).delete_model_version(name, number)
+    except MlflowException as error:
+        if isinstance(error.__cause__, AliasError):
+            raise error.__cause__ from None
+        raise
 
 
-@contextmanager
-def _aliases_stay() -> Iterator[None]:
-    """Make every deletion of an alias in this process fail."""
+def _keeping_aliases(store: Any) -> Any:
+    """Return a copy of a database store whose transactions fail where they would delete an alias. The store is unchanged."""
     from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias
     from sqlalchemy import event
 
-    def refuse(_mapper: Any, _connection: Any, alias: Any) -> None:
-        raise AliasError(f"version {alias.version} of {alias.name} became {alias.alias} meanwhile")
+    def refuse(session: Any, _context: Any, _instances: Any) -> None:
+        for row in session.deleted:
+            if isinstance(row, SqlRegisteredModelAlias):
+                raise AliasError(f"version {row.version} of {row.name} got the alias {row.alias} meanwhile")
 
-    event.listen(SqlRegisteredModelAlias, "before_delete", refuse)
-    try:
-        yield
-    finally:
-        event.remove(SqlRegisteredModelAlias, "before_delete", refuse)
+    @contextmanager
+    def make_session(**options: Any) -> Iterator[Any]:
+        with store.ManagedSessionMaker(**options) as session:
+            event.listen(session, "before_flush", refuse)  # of this session only
+            yield session
+
+    keeping = copy.copy(store)
+    keeping.ManagedSessionMaker = make_session
+    return keeping
 
 
-def _still(item: CleanupItem, state: Inventory, wish: RetentionPolicy) -> CleanupItem | None:
-    """Return an item as it is now, if it may still go."""
-    found = retention.plan_cleanup(state, wish, time.time()).items
-    return next((each for each in found if (each.what, each.id) == (item.what, item.id)), None)
+def _find_again(item: CleanupItem, state: Inventory, policy: RetentionPolicy) -> CleanupItem | None:
+    """Return an item as it is in a new inventory; None if it is protected there, or gone."""
+    items = retention.plan_cleanup(state, policy, time.time()).items
+    return next((current for current in items if (current.what, current.id) == (item.what, item.id)), None)
 
 
 def _folder(item: CleanupItem) -> Folder:
@@ -128,19 +137,19 @@ def _folder(item: CleanupItem) -> Folder:
 
 
 def _delete_model(client: MlflowClient, model_id: str, run_id: str) -> None:
-    store_of = client._tracking_client.store
-    hard = inventory.can_remove(client)
+    store = client._tracking_client.store
+    for_good = inventory.can_remove(client)
     try:
-        model = store_of.get_logged_model(model_id, allow_deleted=True) if hard else client.get_logged_model(model_id)
+        model = store.get_logged_model(model_id, allow_deleted=True) if for_good else client.get_logged_model(model_id)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return
         raise
-    if model.source_run_id != run_id:  # given to the run as an output, but made by another
+    if model.source_run_id != run_id:  # an output of this run that another run logged
         return
     _delete_files(model.artifact_location)
-    if hard:
-        store_of._hard_delete_logged_model(model_id)
+    if for_good:
+        store._hard_delete_logged_model(model_id)
     else:
         client.delete_logged_model(model_id)
 
@@ -154,23 +163,23 @@ def _delete_run(client: MlflowClient, run_id: str) -> None:
 
 
 def _delete_files(uri: str) -> None:
-    files: Any = get_artifact_repository(uri)
-    files.delete_artifacts()
+    repository: Any = get_artifact_repository(uri)
+    repository.delete_artifacts()
     if uri.startswith("file:"):
-        with suppress(OSError):  # what is left around them, if that is empty
+        with suppress(OSError):  # the parent folder is removed if it is empty
             Path(url2pathname(urlsplit(uri).path)).parent.rmdir()
 
 
-def _sized(client: MlflowClient, item: CleanupItem) -> CleanupItem:
+def _with_size(client: MlflowClient, item: CleanupItem) -> CleanupItem:
     if item.what in FOLDERS:
         return item.model_copy(update={"size": inventory.folder_size(storage.cache_folder() / item.id)})
     uris = [client.get_run(item.id).info.artifact_uri]
     for model_id in item.models:
         with suppress(MlflowException):
             uris.append(client.get_logged_model(model_id).artifact_location)
-    return item.model_copy(update={"size": sum(_size(get_artifact_repository(uri)) for uri in uris)})
+    return item.model_copy(update={"size": sum(_artifact_size(get_artifact_repository(uri)) for uri in uris)})
 
 
-def _size(files: Any, path: str | None = None) -> int:
-    found = files.list_artifacts(path)
-    return sum(_size(files, each.path) if each.is_dir else each.file_size or 0 for each in found)
+def _artifact_size(repository: Any, path: str | None = None) -> int:
+    files = repository.list_artifacts(path)
+    return sum(_artifact_size(repository, file.path) if file.is_dir else file.file_size or 0 for file in files)

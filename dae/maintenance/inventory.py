@@ -1,4 +1,4 @@
-"""The inventory: all the runs, versions, audit logs and cached folders there are, as small frozen records."""
+"""The inventory: all runs, versions, audit logs and cached folders, as small frozen records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAGE = 1000
 
 
 class Version(FrozenModel):
-    """A registered version: where it lies, who made it, and the digests of the images and the noise it was scored on."""
+    """A registered version: where it is stored, its run, and the digests of the images and the noise it was scored on."""
 
     name: str
     number: str
@@ -43,16 +43,18 @@ class Version(FrozenModel):
 
 
 class Run(FrozenModel):
-    """A run of MLflow, whoever made it. Times are in seconds since the epoch.
+    """An MLflow run, of this pipeline or not. Times are in seconds since the epoch.
 
     Attributes
     ----------
     ours : bool
         Whether this pipeline made it.
+    audit_log : bool
+        Whether it holds the audit log of a registered model.
     models : tuple of str
         Ids of the models it logged.
     needed_until : float
-        Until when a command asked to keep it; 0 if none did.
+        Until when a command needs it; 0 if no command does.
     """
 
     run_id: str
@@ -61,7 +63,7 @@ class Run(FrozenModel):
     started: float
     ended: float | None
     ours: bool
-    ledger: bool = False
+    audit_log: bool = False
     baseline: bool = False
     model_name: str | None = None
     models: tuple[str, ...] = ()
@@ -70,7 +72,7 @@ class Run(FrozenModel):
 
 
 class Folder(FrozenModel):
-    """A folder of the cache: when it was last used, what it holds, and for a checkpoint whose it is."""
+    """A folder of the cache: when it was last used, the digests of its content, and the run of a checkpoint."""
 
     what: What
     path: str
@@ -80,25 +82,25 @@ class Folder(FrozenModel):
 
 
 class Inventory(FrozenModel):
-    """All there is, at one moment; the ledgers by the name of their registered model."""
+    """Everything in the store and the cache at one moment. The key of an audit log is the name of its registered model."""
 
     runs: tuple[Run, ...] = ()
     versions: tuple[Version, ...] = ()
-    ledgers: dict[str, tuple[AuditEntry, ...]] = Field({})
+    audit_logs: dict[str, tuple[AuditEntry, ...]] = Field({})
     folders: tuple[Folder, ...] = ()
 
 
 def cached_folders() -> Iterator[Folder]:
-    """Yield every folder of the cache; one that vanishes meanwhile is left out."""
+    """Yield every folder of the cache. A folder that is removed meanwhile is left out."""
     for parent, what in KINDS.items():
         root = storage.cache_folder() / parent
         for path in sorted(root.iterdir()) if root.is_dir() else ():
-            if found := read_folder(path, what):
-                yield found
+            if folder := read_folder(path, what):
+                yield folder
 
 
 def read_folder(path: Path, what: What) -> Folder | None:
-    """Return what a folder is and holds; None if it is not there, or no folder."""
+    """Return the record of a folder; None if it does not exist, or is not a folder."""
     if path.is_symlink() or not path.is_dir():
         return None
     name = f"{path.parent.name}/{path.name}"
@@ -120,10 +122,10 @@ def folder_size(path: Path) -> int:
 
 
 def remove_folder(folder: Folder) -> bool:
-    """Remove a folder, unless it was used after it was looked at; tell whether it is gone.
+    """Remove a folder, unless it was used after its record was made. Tell whether it was removed.
 
-    It is moved aside first: whoever looks for it from then on does not find it, and makes it anew. What was used in the
-    moment before is put back.
+    It is renamed first. From then on, other processes do not find it and create it again. If it was used just before the
+    renaming, it is put back.
     """
     path = storage.cache_folder() / folder.path
     aside = path if folder.what == "draft" else path.with_name(f".{path.name}-removed{os.getpid()}")
@@ -139,12 +141,12 @@ def remove_folder(folder: Folder) -> bool:
 
 
 def _last_change(path: Path) -> float:
-    """Return when a folder was used, or anything in it was written, last: that of a draft only its files tell."""
-    return max(_stat(each).st_mtime for each in (path, *path.rglob("*")))
+    """Return when a folder was used, or a file in it was written, last. Writing a draft does not touch its folder."""
+    return max(_stat(entry).st_mtime for entry in (path, *path.rglob("*")))
 
 
 def _stat(path: Path) -> os.stat_result:
-    """Return what is known of a file; nothing but zeros where it vanished meanwhile."""
+    """Return the status of a file; zeros if it was removed meanwhile."""
     try:
         return path.lstat()
     except FileNotFoundError:
@@ -152,7 +154,7 @@ def _stat(path: Path) -> os.stat_result:
 
 
 def _manifest_digests(path: Path) -> frozenset[str]:
-    """Return the digests a folder goes by; none where its manifest cannot be read, when it is of no use to anyone."""
+    """Return the digests in a folder's manifest; none if it cannot be read: no command can use the folder then."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         return frozenset(str(manifest[key]) for key in ("digest", "sha256") if key in manifest)
@@ -161,55 +163,57 @@ def _manifest_digests(path: Path) -> frozenset[str]:
 
 
 def take_inventory(run_ids: Collection[str] | None = None) -> Inventory:
-    """Return all there is; given the ids of some runs, of the runs those and what protects other things.
+    """Return the whole inventory; or, given the ids of some runs, only those runs and the runs that protect others.
 
     Raises
     ------
-    LedgerError, MlflowException
-        If the runs, the registry or a ledger cannot be read. What cannot be read protects nothing, so it is an error.
+    AuditLogError, MlflowException
+        If the runs, the registry or an audit log cannot be read. What is not read protects nothing, so it is an error.
     """
     client = connect()
     experiments = {
-        each.experiment_id: each for each in iterate_pages(client.search_experiments, view_type=ViewType.ALL)
+        experiment.experiment_id: experiment
+        for experiment in iterate_pages(client.search_experiments, view_type=ViewType.ALL)
     }
     if run_ids is None:
-        found = list(_search(client, list(experiments)))
+        candidates = list(_search(client, list(experiments)))
         models = _models(client, list(experiments))
     else:
-        found = _active(client, list(experiments)) + [run for each in run_ids if (run := _get(client, each))]
+        candidates = _active(client, list(experiments))
+        candidates += [run for run_id in run_ids if (run := _find_run(client, run_id))]
         models = _models(client, list(experiments), run_ids)
-    runs = {run.info.run_id: run for run in found if can_remove(client) or run.info.lifecycle_stage == "active"}
+    runs = {run.info.run_id: run for run in candidates if can_remove(client) or run.info.lifecycle_stage == "active"}
     return Inventory(
         runs=tuple(_run(run, experiments[run.info.experiment_id], models) for run in runs.values()),
         versions=tuple(_versions(client)),
-        ledgers=_audit_logs(client, experiments.values()),
+        audit_logs=_audit_logs(client, experiments.values()),
         folders=tuple(cached_folders()) if run_ids is None else (),
     )
 
 
 def folder_inventory(folder: Folder) -> Inventory:
-    """Return a folder as it is now, and all that bears on whether it may go."""
-    now = reread_folder(folder)
+    """Return a folder as it is now, and everything that can protect it."""
+    current = reread_folder(folder)
     state = take_inventory([folder.run_id] if folder.run_id else [])
-    return state.model_copy(update={"folders": (now,) if now else ()})
+    return state.model_copy(update={"folders": (current,) if current else ()})
 
 
 def can_remove(client: MlflowClient) -> bool:
-    """Tell whether a run can be removed for good: in a database of one's own, not through a server."""
+    """Tell whether a run can be removed for good: in a database that this process opens, but not through a server."""
     return hasattr(client._tracking_client.store, "_hard_delete_run")
 
 
 def _audit_logs(client: MlflowClient, experiments: Iterable[Any]) -> dict[str, tuple[AuditEntry, ...]]:
-    found = {}
-    for each in experiments:
-        if (name := each.tags.get(audit_log.AUDIT_LOG_TAG)) is None:
+    audit_logs = {}
+    for experiment in experiments:
+        if (name := experiment.tags.get(audit_log.AUDIT_LOG_TAG)) is None:
             continue
-        found[name] = audit_log.read_entries(name)
-        if not found[name] and any(run.data.params for run in _search(client, [each.experiment_id])):
+        audit_logs[name] = audit_log.read_entries(name)
+        if not audit_logs[name] and any(run.data.params for run in _search(client, [experiment.experiment_id])):
             raise audit_log.AuditLogError(
-                f"experiment {each.name!r} holds the ledger of {name}, which is not found there"
+                f"experiment {experiment.name!r} holds the audit log of {name}, but its name is another: rename it back"
             )
-    return found
+    return audit_logs
 
 
 def _search(client: MlflowClient, experiments: list[str], condition: str = "") -> Iterator[Any]:
@@ -219,12 +223,12 @@ def _search(client: MlflowClient, experiments: list[str], condition: str = "") -
 
 
 def _active(client: MlflowClient, experiments: list[str]) -> list[Any]:
-    """Return the runs that are under way, and those that a command needs."""
+    """Return the active runs, and those that a command needs."""
     conditions = [*(f"attributes.status = '{status}'" for status in ACTIVE), f"tags.`{NEEDED_UNTIL}` LIKE '%'"]
     return [run for condition in conditions for run in _search(client, experiments, condition)]
 
 
-def _get(client: MlflowClient, run_id: str) -> Any:
+def _find_run(client: MlflowClient, run_id: str) -> Any:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
@@ -237,13 +241,15 @@ def _models(
     client: MlflowClient, experiments: list[str], run_ids: Collection[str] | None = None
 ) -> dict[str, list[str]]:
     """Return the ids of the models each run logged."""
-    found: dict[str, list[str]] = defaultdict(list)
-    conditions: Iterable[str | None] = [None] if run_ids is None else [f"source_run_id = '{each}'" for each in run_ids]
+    models: dict[str, list[str]] = defaultdict(list)
+    conditions: Iterable[str | None] = (
+        [None] if run_ids is None else [f"source_run_id = '{run_id}'" for run_id in run_ids]
+    )
     for condition in conditions if experiments else ():
         for model in iterate_pages(client.search_logged_models, experiments, condition, max_results=50):
             if model.source_run_id:
-                found[model.source_run_id].append(model.model_id)
-    return found
+                models[model.source_run_id].append(model.model_id)
+    return models
 
 
 def _run(run: Any, experiment: Any, models: dict[str, list[str]]) -> Run:
@@ -256,10 +262,10 @@ def _run(run: Any, experiment: Any, models: dict[str, list[str]]) -> Run:
         started=(info.start_time or 0) / 1000,
         ended=info.end_time / 1000 if info.end_time else None,
         ours="config_digest" in tags or tags.get("kind") == "baseline",
-        ledger=audit_log.AUDIT_LOG_TAG in tags or audit_log.AUDIT_LOG_TAG in experiment.tags,
+        audit_log=audit_log.AUDIT_LOG_TAG in tags or audit_log.AUDIT_LOG_TAG in experiment.tags,
         baseline=tags.get("kind") == "baseline",
         model_name=run.data.params.get("tracking.model_name"),
-        models=tuple(dict.fromkeys([*models.get(info.run_id, ()), *(each.model_id for each in outputs)])),
+        models=tuple(dict.fromkeys([*models.get(info.run_id, ()), *(output.model_id for output in outputs)])),
         digests=_tag_digests(tags) | _input_digests(run),
         needed_until=read_needed_until(tags),
     )
@@ -270,9 +276,9 @@ def _tag_digests(tags: dict[str, str]) -> frozenset[str]:
 
 
 def _input_digests(run: Any) -> frozenset[str]:
-    """Return the digests of the noise a run was given, that of its training images included where it is frozen."""
+    """Return the digests of the noise of a run's datasets: also of the training set if its noise is frozen."""
     inputs = run.inputs.dataset_inputs if run.inputs else []
-    return frozenset(tag.value for each in inputs for tag in each.tags if tag.key == "noise")
+    return frozenset(tag.value for dataset in inputs for tag in dataset.tags if tag.key == "noise")
 
 
 def _versions(client: MlflowClient) -> Iterator[Version]:
@@ -280,16 +286,16 @@ def _versions(client: MlflowClient) -> Iterator[Version]:
     for model in iterate_pages(client.search_registered_models, max_results=100):
         for alias, number in model.aliases.items():
             aliases[model.name, str(number)].append(alias)
-    for found in iterate_pages(client.search_model_versions, max_results=PAGE):
-        key = (found.name, str(found.version))
+    for version in iterate_pages(client.search_model_versions, max_results=PAGE):
+        key = (version.name, str(version.version))
         yield Version(
             name=key[0],
             number=key[1],
-            source=found.source or "",
-            run_id=found.run_id or None,
+            source=version.source or "",
+            run_id=version.run_id or None,
             aliases=tuple(sorted(aliases.pop(key, ()))),
-            verdict=found.tags.get("verdict"),
-            digests=_tag_digests(found.tags),
+            verdict=version.tags.get("verdict"),
+            digests=_tag_digests(version.tags),
         )
-    if aliases:  # a version registered and named between the two questions, or one that the registry lost
+    if aliases:  # a version was registered between the two searches, or the registry has lost one
         raise MlflowException(f"the registry changed while it was read, or is damaged: no version for {dict(aliases)}")

@@ -1,4 +1,4 @@
-"""Orphans: runs that MLflow has as running though nothing works on them any more, and closing them with the reason."""
+"""Orphaned runs: runs with the status RUNNING in MLflow whose process has ended. They are closed with the reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dae.tracking.runs import END_TAGS
 
 
 class RunningRun(FrozenModel):
-    """A run that MLflow has as running. `alive`: whether its process is; None where that cannot be seen from here."""
+    """A run with the status RUNNING. `alive` tells whether its process is running; None if this machine cannot tell."""
 
     run_id: str
     name: str
@@ -24,7 +24,7 @@ class RunningRun(FrozenModel):
 
 
 def find_running() -> list[RunningRun]:
-    """Return the pipeline's runs that MLflow has as running."""
+    """Return the runs of this pipeline with the status RUNNING in MLflow."""
     client = connect()
     return [_running(run) for run in _search(client)]
 
@@ -46,15 +46,16 @@ def _running(run: Run) -> RunningRun:
 
 
 def close_run(run: RunningRun, reason: str) -> bool:
-    """End a run as stopped, and say in its tags why; tell whether it was still as it was found.
+    """End a run with the status KILLED and the reason in its tags. Tell whether it was still running and unchanged.
 
-    What it logged stays, and so does its checkpoint: it can be resumed.
+    Its logged data and its checkpoint are kept, so it can be resumed.
     """
     client = connect()
     try:
-        now = client.get_run(run.run_id)
-        if now.info.status != "RUNNING" or now.data.tags.get(FLOW_RUN) != run.flow_run_id:
-            return False  # it ended by itself, or somebody resumed it
+        # Read again: since it was listed, the run may have ended, or somebody may have resumed it.
+        current = client.get_run(run.run_id)
+        if current.info.status != "RUNNING" or current.data.tags.get(FLOW_RUN) != run.flow_run_id:
+            return False
         client.set_tag(run.run_id, END_TAGS[1], reason)
         client.set_terminated(run.run_id, "KILLED")
     except MlflowException as error:

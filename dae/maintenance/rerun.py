@@ -1,4 +1,4 @@
-"""Retraining: a run's configuration, trained by the code of its commit, in a process of its own."""
+"""Rerun: the configuration of a run is trained with the code of its commit, in a separate process."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from dae.schemas import FrozenModel
 from dae.tracking.client import store_uri
 
 PATIENCE = 60.0
+"""Seconds that a training has to stop before it is killed."""
 NO_GATE: dict[str, Any] = {
     "dry_run": True,
     "force": None,
@@ -26,30 +27,31 @@ NO_GATE: dict[str, Any] = {
     "works": None,
     "beat_baselines": [],
 }
-"""Of the gate nothing is wanted: it moves no alias, asks nobody, and takes no time. An older gate has not all of these."""
-ENDINGS = (0, 10)
+"""Settings that switch the gate off: no alias, no approval, no long checks. An older gate has only some of these settings."""
+EXIT_CODES = (0, 10)
+"""Of a training that finished: promoted or dry run, and refused."""
 
 
 class RerunError(RuntimeError):
-    """The training could not be done again."""
+    """The training could not be repeated."""
 
 
 class SourceCode(FrozenModel):
-    """Which code trains: that of a commit, in a worktree of its own, or what is here; `note` says why."""
+    """The code that trains: that of a commit, in a separate worktree, or the present code if it is None. `note` says why."""
 
     commit: str | None
     note: str
 
 
 def choose_code(commit: str, *, here: bool) -> SourceCode:
-    """Return which code can train as a commit did.
+    """Choose the code to repeat a training that ran at a commit.
 
     Parameters
     ----------
     commit : str
         ``unknown`` if it is not known.
     here : bool
-        Take the present code whatever the commit is.
+        Take the present code, whatever the commit is.
     """
     short, head = commit[:8], run_git("rev-parse", "HEAD")
     if here:
@@ -76,7 +78,7 @@ def _state(head: str | None) -> str:
 
 
 def make_rerun_config(tree: Mapping[str, Any], run_name: str, model_name: str) -> dict[str, Any]:
-    """Return a run's configuration under names of its own, and with a gate that asks for nothing and changes nothing."""
+    """Return the configuration of a run with new names, and with a gate that checks nothing and changes nothing."""
     gate = dict(tree.get("gate") or {})
     names = {"run_name": run_name, "model_name": model_name, "resume": None}
     return {
@@ -86,56 +88,56 @@ def make_rerun_config(tree: Mapping[str, Any], run_name: str, model_name: str) -
     }
 
 
-def run_training(tree: Mapping[str, Any], chosen: SourceCode, machine: Mapping[str, Any], output: IO[str]) -> None:
-    """Train a configuration in a process of its own, under this interpreter.
+def run_training(tree: Mapping[str, Any], code: SourceCode, machine: Mapping[str, Any], output: IO[str]) -> None:
+    """Train a configuration in a separate process of this Python interpreter.
 
     Parameters
     ----------
     tree : mapping
-        The configuration, as the chosen code has it.
-    chosen : Code
+        The configuration, in the schema of the chosen code.
+    code : SourceCode
     machine : mapping
-        The run's: the backend and oneDNN are set as it had them.
+        The record of the run's machine: the Keras backend and oneDNN are set accordingly.
     output : file
-        Gets what the training says.
+        Receives the output of the training.
 
     Raises
     ------
-    RetrainingError
-        If it does not come to its end.
+    RerunError
+        If the training fails.
     """
-    with runtime.stop_on_sigterm(), tempfile.TemporaryDirectory() as folder, _worktree(chosen, Path(folder)) as source:
+    with runtime.stop_on_sigterm(), tempfile.TemporaryDirectory() as folder, _worktree(code, Path(folder)) as source:
         config = Path(folder) / "config.yaml"
         config.write_text(yaml.safe_dump(dict(tree), sort_keys=False), encoding="utf-8")
         command = [sys.executable, "-m", "dae.cli", "train", "--config", str(config)]
-        ended = _run(command, source, training_environment(source, machine), output)
-    if ended not in ENDINGS:
-        raise RerunError(f"the training ended with exit code {ended}; what it said stands above")
+        exit_code = _run(command, source, training_environment(source, machine), output)
+    if exit_code not in EXIT_CODES:
+        raise RerunError(f"the training ended with exit code {exit_code}; its output is above")
 
 
 def training_environment(source: Path, machine: Mapping[str, Any]) -> dict[str, str]:
-    """Return the environment in which Python takes the package from a folder, and the store from where it is now."""
-    before = os.environ.get("PYTHONPATH")
-    chosen = {
-        "PYTHONPATH": os.pathsep.join([str(source), *([before] if before else [])]),
-        "PYTHONSAFEPATH": "1",  # or the folder it runs in would come first
+    """Return an environment in which Python imports the package from a folder and uses the present store."""
+    python_path = os.environ.get("PYTHONPATH")
+    variables = {
+        "PYTHONPATH": os.pathsep.join([str(source), *([python_path] if python_path else [])]),
+        "PYTHONSAFEPATH": "1",  # otherwise the working directory would come first
         "DAE_HOME": str(storage.project_home()),
         "MLFLOW_TRACKING_URI": _absolute(store_uri()),
     }
     for name, key in (("KERAS_BACKEND", "keras_backend"), ("TF_ENABLE_ONEDNN_OPTS", "TF_ENABLE_ONEDNN_OPTS")):
         if machine.get(key) is not None:
-            chosen[name] = str(machine[key])
-    return os.environ | chosen
+            variables[name] = str(machine[key])
+    return os.environ | variables
 
 
 def _absolute(uri: str) -> str:
-    """Return a store's address that means the same in any folder."""
+    """Return the address of a store with an absolute path, so that it holds in any folder."""
     scheme, path = ("sqlite:///", uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else ("", uri)
     return uri if not scheme and ":" in uri else f"{scheme}{Path(path).resolve()}"
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str], output: IO[str]) -> int:
-    """Run a command to its end; stop it as a person would where this process is stopped, so that its run says so."""
+    """Run a command and return its exit code. If this process is stopped, it terminates the command and waits for it."""
     child = subprocess.Popen(
         command,
         cwd=folder,
@@ -164,15 +166,15 @@ def _run(command: list[str], folder: Path, environment: dict[str, str], output: 
 
 
 @contextmanager
-def _worktree(chosen: SourceCode, folder: Path) -> Iterator[Path]:
-    """Yield the folder with the chosen code; a worktree is removed however the block ends."""
-    if chosen.commit is None:
+def _worktree(code: SourceCode, folder: Path) -> Iterator[Path]:
+    """Yield the folder with the chosen code. A worktree is removed at the end, also after an error."""
+    if code.commit is None:
         yield storage.PACKAGE_ROOT
         return
     path = folder / "worktree"
     try:
-        if run_git("worktree", "add", "--detach", str(path), chosen.commit) is None:
-            raise RerunError(f"git cannot check out commit {chosen.commit} into a worktree of {storage.PACKAGE_ROOT}")
+        if run_git("worktree", "add", "--detach", str(path), code.commit) is None:
+            raise RerunError(f"git cannot check out commit {code.commit} into a worktree of {storage.PACKAGE_ROOT}")
         yield path
     finally:
         run_git("worktree", "remove", "--force", str(path))
@@ -180,15 +182,15 @@ def _worktree(chosen: SourceCode, folder: Path) -> Iterator[Path]:
 
 
 def run_git(*arguments: str) -> str | None:
-    """Return what git says of the repository the package lies in; None if it fails, or there is none."""
+    """Return the output of a git command in the repository of the package; None if it fails, or there is no repository."""
     if not (storage.PACKAGE_ROOT / ".git").exists():
         return None
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", *arguments]
     try:
-        done = subprocess.run(
-            command, cwd=storage.PACKAGE_ROOT, env=clean, capture_output=True, text=True, check=True, timeout=120
+        result = subprocess.run(
+            command, cwd=storage.PACKAGE_ROOT, env=environment, capture_output=True, text=True, check=True, timeout=120
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return result.stdout.strip()

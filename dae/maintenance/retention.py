@@ -1,4 +1,7 @@
-"""Garbage: which runs and cached folders may go, and why the others stay. Pure; `dae.maintenance.census` sees what there is."""
+"""Retention: which runs and cached folders can be removed, and why the others are kept.
+
+The functions are pure: they decide on an inventory that `dae.maintenance.inventory` takes.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,30 @@ UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 IDS = re.compile(r"m-[0-9a-f]{32}|[0-9a-f]{32}")
 COPY = re.compile(r"models:/([^/@]+)/(\d+)")
 
-AUDIT_LOG = "a ledger"
+AUDIT_LOG = "audit log of a model"
 FOREIGN = "not made by this pipeline"
-RUNNING = "running, or killed before they could say that they ended"
-ALIAS = "a version of theirs holds an alias"
+RUNNING = "still running, or killed before the end was recorded"
+ALIAS = "a registered version has an alias"
 CHAMPION = "among the last champions of a model"
-NEEDED = "a command still needs them"
-SCORED = "a version that is kept was scored on them, or a running run needs them"
-RESUMABLE = "their runs can be resumed"
-YOUNG = "younger than asked"
-OTHER = "not of the models asked for"
+NEEDED = "in use by a command"
+SCORED = "needed by a version that is kept, or by a running run"
+RESUMABLE = "the run can be resumed"
+YOUNG = "not old enough"
+OTHER = "not of the models that were asked for"
 
 
 class RetentionPolicy(FrozenModel):
-    """What is asked for: an age in seconds, how many champions of each model are kept, and of which models runs may go."""
+    """What to keep: the minimum age for removal in seconds, the number of champions kept, and the models to clean up.
+
+    Attributes
+    ----------
+    older_than : float
+        Only what is older than this, in seconds, is removed.
+    champions : int
+        How many of the last champions of each registered model are kept.
+    names : tuple of str
+        Only runs of these registered models are removed; empty for all models.
+    """
 
     older_than: float
     champions: int = 5
@@ -39,7 +52,7 @@ class RetentionPolicy(FrozenModel):
 
 
 class CleanupItem(FrozenModel):
-    """Something that may go. `id` is a run's, or a folder's path; age and size are in seconds and bytes."""
+    """Something that can be removed. `id` is that of a run, or the path of a folder. Age is in seconds, size in bytes."""
 
     what: What
     id: str
@@ -52,7 +65,7 @@ class CleanupItem(FrozenModel):
 
 
 class KeptCount(FrozenModel):
-    """How many runs or folders stay for one reason."""
+    """How many runs or folders are kept for one reason."""
 
     what: Literal["runs", "cached folders"]
     reason: str
@@ -60,7 +73,7 @@ class KeptCount(FrozenModel):
 
 
 class CleanupPlan(FrozenModel):
-    """What may go, and what stays."""
+    """What can be removed, and what is kept."""
 
     items: tuple[CleanupItem, ...]
     kept: tuple[KeptCount, ...]
@@ -68,14 +81,24 @@ class CleanupPlan(FrozenModel):
 
 @dataclass(frozen=True)
 class Protection:
-    """What must stay: runs and logged models by id, with the reason; folders by digest; those used since a moment."""
+    """What must be kept whatever its age.
+
+    Attributes
+    ----------
+    ids : dict
+        From the id of a run or a logged model to the reason.
+    digests : frozenset of str
+        Folders that hold images or noise with these digests.
+    since : float
+        Folders used at this time or later, in seconds since the epoch.
+    """
 
     ids: dict[str, str]
     digests: frozenset[str]
     since: float
 
-    def of(self, run: Run) -> str | None:
-        """Return why a run must stay; None if nothing protects it."""
+    def reason_for(self, run: Run) -> str | None:
+        """Return why a run must be kept; None if nothing protects it."""
         return next((self.ids[key] for key in (run.run_id, *run.models) if key in self.ids), None)
 
 
@@ -85,45 +108,45 @@ def parse_age(age: str) -> float:
     Raises
     ------
     ConfigError
-        If it is none.
+        If it is not such an age, or zero.
 
     Examples
     --------
     >>> parse_age("36h") == parse_age("1.5d")
     True
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", age.strip())
-    if found is None or float(found[1]) == 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", age.strip())
+    if match is None or float(match[1]) == 0:
         raise ConfigError(
-            f"--older-than must be hours, days or weeks, more than none, such as 12h, 30d or 8w, received {age}"
+            f"--older-than must be a number of hours, days or weeks above 0, such as 12h, 30d or 8w, received {age}"
         )
-    return float(found[1]) * UNITS[found[2]]
+    return float(match[1]) * UNITS[match[2]]
 
 
-def plan_cleanup(state: Inventory, wish: RetentionPolicy, now: float) -> CleanupPlan:
-    """Return what may go of all there is, and why the rest stays.
+def plan_cleanup(state: Inventory, policy: RetentionPolicy, now: float) -> CleanupPlan:
+    """Return what can be removed, and why the rest is kept.
 
     Parameters
     ----------
-    state : State
-    wish : Wish
+    state : Inventory
+    policy : RetentionPolicy
     now : float
         In seconds since the epoch.
     """
-    safe = find_protected(state, wish.champions, now)
+    protection = find_protected(state, policy.champions, now)
     items: list[CleanupItem] = []
     kept: Counter[tuple[Literal["runs", "cached folders"], str]] = Counter()
     for run in state.runs:
-        reason = _run_stays(run, safe, wish, now)
+        reason = _reason_to_keep_run(run, protection, policy, now)
         if reason is None:
             items.append(_run_item(run, state, now))
         else:
             kept["runs", reason] += 1
-    gone = {item.id for item in items}
+    removed_runs = {item.id for item in items}
     for folder in state.folders:
-        reason = _folder_stays(folder, state, safe, gone, wish, now)
+        reason = _reason_to_keep_folder(folder, state, protection, removed_runs, policy, now)
         if reason is None:
-            items.append(_folder_item(folder, gone, now))
+            items.append(_folder_item(folder, removed_runs, now))
         else:
             kept["cached folders", reason] += 1
     return CleanupPlan(
@@ -133,17 +156,17 @@ def plan_cleanup(state: Inventory, wish: RetentionPolicy, now: float) -> Cleanup
 
 
 def find_protected(state: Inventory, champions: int, now: float) -> Protection:
-    """Return what must stay whatever its age."""
+    """Return what must be kept whatever its age."""
     ids: dict[str, str] = {}
     digests: set[str] = set()
     for version, reason in _kept_versions(state, champions):
         digests |= version.digests
         for key in references(version):
             ids.setdefault(key, reason)
-    for entries in state.ledgers.values():
-        last = last_champions(entries, champions)
-        for entry in entries:  # by the ledger's own word, too: the version may have been deleted by hand
-            if entry.run_id and entry.version in last:
+    for entries in state.audit_logs.values():
+        versions = last_champions(entries, champions)
+        for entry in entries:  # the version itself may have been deleted by hand
+            if entry.run_id and entry.version in versions:
                 ids.setdefault(entry.run_id, CHAMPION)
     active = [run for run in state.runs if run.status in ACTIVE]
     needed = [run for run in state.runs if run.needed_until > now]
@@ -154,84 +177,94 @@ def find_protected(state: Inventory, champions: int, now: float) -> Protection:
 
 
 def last_champions(entries: Sequence[AuditEntry], count: int) -> set[str]:
-    """Return the versions that were live last, `count` of them, and those that as many rollbacks would go back to."""
+    """Return the last `count` champions, and the versions that the next `count` rollbacks would restore."""
     return {*history.past_champions(entries)[:count], *history.champion_line(entries)[-count:]} if count > 0 else set()
 
 
 def references(version: Version) -> set[str]:
-    """Return the ids of the run and the logged model a version rests on."""
+    """Return the ids of the run and the logged model that a version needs."""
     return {*IDS.findall(version.source), *([version.run_id] if version.run_id else [])}
 
 
 def versions_of(run: Run, state: Inventory) -> tuple[Version, ...]:
-    """Return the versions, of any registered model, that rest on a run."""
-    own = {run.run_id, *run.models}
-    return tuple(version for version in state.versions if own & references(version))
+    """Return the versions, of any registered model, that need a run."""
+    own_ids = {run.run_id, *run.models}
+    return tuple(version for version in state.versions if own_ids & references(version))
 
 
 def _kept_versions(state: Inventory, champions: int) -> Iterator[tuple[Version, str]]:
-    """Yield the versions that must stay, with the reason, and those they are copies of."""
-    known = {(version.name, version.number): version for version in state.versions}
-    reasons = {key: ALIAS for key, version in known.items() if version.aliases}
-    for name, entries in state.ledgers.items():
+    """Yield the versions that must be kept with the reason, and the versions that they are copies of."""
+    versions = {(version.name, version.number): version for version in state.versions}
+    reasons = {key: ALIAS for key, version in versions.items() if version.aliases}
+    for name, entries in state.audit_logs.items():
         reasons = {(name, number): CHAMPION for number in last_champions(entries, champions)} | reasons
-    todo = list(reasons)
-    while todo:
-        key = todo.pop()
-        if (version := known.get(key)) is None:
+    keys = list(reasons)
+    while keys:
+        key = keys.pop()
+        if (version := versions.get(key)) is None:
             continue
         yield version, reasons[key]
-        copied = COPY.fullmatch(version.source)
-        if copied and (origin := (copied[1], copied[2])) not in reasons:
+        match = COPY.fullmatch(version.source)
+        if match and (origin := (match[1], match[2])) not in reasons:
             reasons[origin] = reasons[key]
-            todo.append(origin)
+            keys.append(origin)
 
 
-def _run_stays(run: Run, safe: Protection, wish: RetentionPolicy, now: float) -> str | None:
-    if run.ledger or not run.ours:
-        return AUDIT_LOG if run.ledger else FOREIGN
-    if reason := safe.of(run):
+def _reason_to_keep_run(run: Run, protection: Protection, policy: RetentionPolicy, now: float) -> str | None:
+    if run.audit_log:
+        return AUDIT_LOG
+    if not run.ours:
+        return FOREIGN
+    if reason := protection.reason_for(run):
         return reason
-    if wish.names and run.model_name not in wish.names:
+    if policy.names and run.model_name not in policy.names:
         return OTHER
-    return YOUNG if run.ended is None or now - run.ended <= wish.older_than else None
+    return YOUNG if run.ended is None or now - run.ended <= policy.older_than else None
 
 
-def _folder_stays(
-    folder: Folder, state: Inventory, safe: Protection, gone: Collection[str], wish: RetentionPolicy, now: float
+def _reason_to_keep_folder(
+    folder: Folder,
+    state: Inventory,
+    protection: Protection,
+    removed_runs: Collection[str],
+    policy: RetentionPolicy,
+    now: float,
 ) -> str | None:
-    if folder.digests & safe.digests or folder.used >= safe.since:
+    if folder.digests & protection.digests or folder.used >= protection.since:
         return SCORED
     owner = next((run for run in state.runs if run.run_id == folder.run_id), None)
-    if owner is not None and (reason := safe.of(owner)):
+    if owner is not None and (reason := protection.reason_for(owner)):
         return reason
-    if owner is not None and owner.status != "FINISHED" and owner.run_id not in gone:
+    if owner is not None and owner.status != "FINISHED" and owner.run_id not in removed_runs:
         return RESUMABLE
-    if wish.names and folder.run_id not in gone:
+    if policy.names and folder.run_id not in removed_runs:
         return OTHER
-    return YOUNG if now - folder.used <= wish.older_than else None
+    return YOUNG if now - folder.used <= policy.older_than else None
 
 
 def _run_item(run: Run, state: Inventory, now: float) -> CleanupItem:
-    found = versions_of(run, state)
+    versions = versions_of(run, state)
     assert run.ended is not None
-    verdicts = ", ".join(f"{each.name} {each.number} {each.verdict or 'not judged'}" for each in found)
-    why = f"{run.status.lower()}; {verdicts or 'no version'}; no alias, none of the last champions"
+    verdicts = ", ".join(f"{version.name} {version.number} {version.verdict or 'not judged'}" for version in versions)
+    why = f"{run.status.lower()}; {verdicts or 'no version'}; no alias, not among the last champions"
     return CleanupItem(
         what="baseline" if run.baseline else "run",
         id=run.run_id,
         label=run.name,
         age=now - run.ended,
         why=run.status.lower() if run.baseline else why,
-        versions=tuple((each.name, each.number) for each in found),
+        versions=tuple((version.name, version.number) for version in versions),
         models=run.models,
     )
 
 
-def _folder_item(folder: Folder, gone: Collection[str], now: float) -> CleanupItem:
+def _folder_item(folder: Folder, removed_runs: Collection[str], now: float) -> CleanupItem:
     why = {
-        "images": "not used since; made again when needed",
-        "noise": "not used since; drawn again when needed",
+        "images": "unused; created again when needed",
+        "noise": "unused; drawn again when needed",
         "draft": "left by a process that was killed",
-    }.get(folder.what, "its run goes, too" if folder.run_id in gone else "its run is over, or not in this store")
+    }.get(
+        folder.what,
+        "its run is removed, too" if folder.run_id in removed_runs else "its run has finished, or is not in this store",
+    )
     return CleanupItem(what=folder.what, id=folder.path, label=folder.path, age=now - folder.used, why=why)

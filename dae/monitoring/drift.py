@@ -1,4 +1,4 @@
-"""Drift: the MSE of a registered version as it is now beside the one its run recorded."""
+"""Drift: the present MSE of a registered version compared with the MSE that its run recorded."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from dae.schemas import EIGHT_BIT, FrozenModel, ImageSet
 from dae.tracking import models, runs
 from dae.tracking.client import TrackingError
 from dae.tracking.models import ModelError
-from dae.tracking.runs import read_run, read_text_artifact
+from dae.tracking.runs import RecordedRun, read_run, read_text_artifact
 
 STREAM = "staleness"
-"""Of the noise. No training draws from it, so that the noise is new to the model whatever the seed is."""
+"""Name of the random stream of the noise. No training uses it, so the noise is new to the model for any seed."""
 
 
 class Drift(FrozenModel):
-    """The MSE found beside the recorded one, each the mean of those of the kinds of noise by their configured shares.
+    """The present and the recorded MSE. Each is the mean over the kinds of noise, weighted by their configured shares.
 
     Attributes
     ----------
     low, high : float
-        Ends of the bootstrap interval of ``mse / reference - 1`` over images.
+        Bounds of the bootstrap interval of ``mse / reference - 1`` over images.
     count : int
         Number of images.
     """
@@ -46,41 +46,41 @@ class Drift(FrozenModel):
 
     @property
     def rise(self) -> float:
-        """By how much of the recorded MSE the one found is above it."""
+        """The relative rise above the recorded MSE: ``mse / reference - 1``."""
         return float(bootstrap.relative_rise(self.mse, self.reference))
 
 
 def compare_with_recorded(
     errors: Values, drawn: NDArray[np.uint8], noise: NoiseConfig, recorded: Mapping[str, float], confidence: float
 ) -> Drift | None:
-    """Compare errors with recorded ones, kind by kind, so that it does not matter which image happened to get which kind.
+    """Compare errors with the recorded ones for each kind of noise, so the random choice of kinds does not matter.
 
-    A kind that was not recorded, or got fewer than two images, is left out, of what is found as of what was recorded.
+    A kind without a recorded MSE, or with fewer than two images, is left out on both sides.
 
     Parameters
     ----------
     errors : ndarray of float64, shape (N,)
         Mean squared error of each image, finite.
     drawn : ndarray of uint8, shape (N,)
-        Index into `NoiseConfig.shares` of what each image got.
+        Index into `NoiseConfig.shares` of the kind that each image got.
     noise : NoiseConfig
-        Has the shares.
+        The configured noise, with its shares.
     recorded : mapping
         From the name of a kind to its recorded MSE.
     confidence : float
-        Of the interval, in (0, 1).
+        Confidence level of the interval, in (0, 1).
 
     Returns
     -------
     Drift or None
-        None where no kind is left.
+        None if no kind remains.
     """
     groups: list[Values] = []
     shares: list[float] = []
     references: list[float] = []
     for index, (kind, share) in enumerate(noise.shares().items()):
         group = errors[drawn == index]
-        # A run of before has one figure for a kind, whether its noise was clipped or not.
+        # An older run has one value for a kind, whether its noise was clipped or not.
         reference = recorded.get(kind, recorded.get(kind.removesuffix(EIGHT_BIT), math.nan))
         if len(group) >= 2 and math.isfinite(reference):
             groups.append(group)
@@ -96,19 +96,19 @@ def compare_with_recorded(
 
 
 class ScoredVersion:
-    """A registered version that is scored anew, and what its run recorded.
+    """A registered version that is scored again, with the records of its run.
 
     Parameters
     ----------
     reference : str
-        As `models.locate_model` takes it.
+        A model, as `models.locate_model` accepts it.
     work : Path
-        A folder for images and noise; what is put into it is the caller's to delete.
+        A folder for images and noise. The caller deletes it.
 
     Raises
     ------
     ModelError, TrackingError
-        If there is no such model, or its run did not record its configuration, images and scores.
+        If there is no such model, or its run lacks the record of its configuration, images or scores.
     """
 
     def __init__(self, reference: str, work: Path) -> None:
@@ -118,41 +118,41 @@ class ScoredVersion:
         self.recorded_mse = _recorded_mse(self.run_id)
         shape = runs.read_image_shape(self.run_id)
         if shape is None:
-            raise TrackingError(f"run {self.run_id} must have recorded its images, and has not")
+            raise TrackingError(f"run {self.run_id} must have recorded its images, but it has not")
         self.shape = shape
 
     def held_out(self) -> ImageSet | None:
-        """Return its validation images, from the cache or read again; None if its source gives others by now.
+        """Return its validation images, from the cache or read again; None if the source has changed.
 
         Raises
         ------
         DataError
             If the source can no longer be read.
         """
-        run = read_run(self.run_id)
+        run = self._run
         digest = run.digests.get("data_digest")
         images = datasets.find_stored(digest) if digest else None
         images = images or datasets.ingest(self.config.data, self.work)
-        wanted = run.pixels.get("validation")
-        return images.validation if wanted in (None, images.validation.sha256) else None
+        recorded = run.pixels.get("validation")
+        return images.validation if recorded in (None, images.validation.sha256) else None
 
     def was_trained_on(self, watched: str) -> bool:
-        """Tell whether the images in a folder, as they are now, were added to those of its source when it was trained."""
+        """Tell whether its training added exactly the images that are in a folder now."""
         config = self.config.data
         if (
             config.extra_source is None
             or storage.resolve_path(config.extra_source).resolve() != storage.resolve_path(watched).resolve()
         ):
             return False
-        return datasets.compute_digest(config) == read_run(self.run_id).digests.get("data_digest")
+        return datasets.compute_digest(config) == self._run.digests.get("data_digest")
 
     def measure(self, images: ImageSet, seed: int, confidence: float) -> Drift | None:
-        """Score it on images under its own noise, drawn anew; None if they are too few.
+        """Score it on images with newly drawn noise of its configuration; None if there are too few images.
 
         Raises
         ------
         ModelError
-            If it does not load, or what it makes of an image is not finite.
+            If it does not load, or its output is not finite.
         """
         noise = self.config.noise.model_copy(update={"seed": seed})
         noisy = noisy_datasets.freeze_noise(images, noise, STREAM, self.work)
@@ -162,14 +162,18 @@ class ScoredVersion:
         return compare_with_recorded(errors, np.load(noisy.kinds_path), noise, self.recorded_mse, confidence)
 
     @cached_property
+    def _run(self) -> RecordedRun:
+        return read_run(self.run_id)
+
+    @cached_property
     def _denoise(self) -> Denoiser:
         return make_denoiser(models.load_model(self.uri))
 
 
 def _recorded_mse(run_id: str) -> dict[str, float]:
-    """Return the validation MSE of each kind of noise that a run recorded; one that no image got has none."""
+    """Return the recorded validation MSE of each kind of noise; a kind without images is left out."""
     text = read_text_artifact(run_id, "scores.json")
     if text is None:
         raise TrackingError(f"run {run_id} holds no scores.json")
     per_kind = json.loads(text)["validation"]["per_kind"]
-    return {kind: found["mse"] for kind, found in per_kind.items() if found["mse"] is not None}
+    return {kind: quality["mse"] for kind, quality in per_kind.items() if quality["mse"] is not None}

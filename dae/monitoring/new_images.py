@@ -1,4 +1,4 @@
-"""Arrivals: the new images in a watched folder, read as they are trained on."""
+"""New images in a watched folder, read in the same way as images for training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dae.schemas import ImageSet
 
 @dataclass(frozen=True)
 class NewImages:
-    """The new images, and a digest of their files' bytes, whatever the files are called; or why they were not read."""
+    """The new images and a digest of the bytes of their files, independent of the names; or the reason why there are none."""
 
     images: ImageSet | None = None
     digest: str | None = None
@@ -22,22 +22,22 @@ class NewImages:
 
 
 def read_new_images(
-    watched: str | None, least: int, shape: tuple[int, int, int], patch: int | None, target: Path
+    watched: str | None, min_count: int, shape: tuple[int, int, int], patch: int | None, target: Path
 ) -> NewImages:
-    """Store the images of a watched folder as one set, if there are enough; files that are being written are left out.
+    """Store the images of a watched folder as one set if there are enough. Files that are still being written are left out.
 
     Parameters
     ----------
     watched : str, optional
-        The folder; relative paths start at the project's.
-    least : int
-        How many files are enough.
+        The folder; a relative path starts at the project folder.
+    min_count : int
+        Fewer files are not read.
     shape : tuple of int
-        ``(H, W, C)`` that each image, or each of its patches, must have.
+        ``(H, W, C)`` of each image, or of each of its patches.
     patch : int, optional
-        Side in pixels of the patches that images are cut into.
+        Side length in pixels of the patches that images are cut into.
     target : Path
-        Folder of the set.
+        Folder for the set.
 
     Raises
     ------
@@ -46,12 +46,14 @@ def read_new_images(
     """
     if watched is None:
         return NewImages(trouble="no folder is watched")
-    place = storage.resolve_path(watched)
-    if not place.is_dir():
-        return NewImages(trouble=f"there is no folder {place}")
-    files = folders.find_finished_files(place)
-    if len(files) < least:
-        return NewImages(trouble=f"{place} must hold {least} images to be judged, and holds {len(files) or 'none'}")
-    images = datasets.store_part(Part(lambda: folders.iterate_blocks(files, patch, shape)), str(place), target)
+    folder = storage.resolve_path(watched)
+    if not folder.is_dir():
+        return NewImages(trouble=f"there is no folder {folder}")
+    files = folders.find_finished_files(folder)
+    if len(files) < min_count:
+        return NewImages(
+            trouble=f"{folder} must hold {min_count} images to be judged, and holds {len(files) or 'none'}"
+        )
+    images = datasets.store_part(Part(lambda: folders.iterate_blocks(files, patch, shape)), str(folder), target)
     digests = "".join(sorted(map(storage.file_sha256, files)))
     return NewImages(images, hashlib.sha256(digests.encode()).hexdigest())

@@ -6,11 +6,26 @@ from typing import Any
 
 from dae import random_streams
 
+IMAGE_SHAPE = (28, 28, 1)
 
-def build_autoencoder(seed: int | None = None) -> Any:
-    """Return the convolutional autoencoder of the article: 28x28x1 in and out, 1,331,201 parameters.
 
-    Source: "Convolutional Denoising Autoencoders for image noise reduction" (2020). Valid padding, ReLU throughout.
+def build_autoencoder(shape: tuple[int, int, int] = IMAGE_SHAPE, seed: int | None = None) -> Any:
+    """Return the convolutional autoencoder of the article: 1,331,201 parameters, valid padding, ReLU throughout.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(28, 28, 1)``; no other is possible.
+    seed : int, optional
+        Of the initial weights.
+
+    Returns
+    -------
+    keras.Model
+
+    Notes
+    -----
+    Source: "Convolutional Denoising Autoencoders for image noise reduction" (2020).
     """
     import keras
     from keras import layers
@@ -21,7 +36,7 @@ def build_autoencoder(seed: int | None = None) -> Any:
     def drawn() -> dict[str, Any]:
         return {"kernel_initializer": GlorotUniform(next(seeds))}
 
-    x = inputs = keras.Input((28, 28, 1), name="noisy")
+    x = inputs = keras.Input(shape, name="noisy")
     for number, (filters, size) in enumerate(((64, 5), (128, 3), (256, 3)), 1):
         x = layers.Conv2D(filters, size, activation="relu", name=f"conv_{number}", **drawn())(x)
         x = layers.MaxPooling2D(2, name=f"pool_{number}")(x)
@@ -31,3 +46,6 @@ def build_autoencoder(seed: int | None = None) -> Any:
         x = layers.UpSampling2D(2, name=f"upsample_{number}")(x)
     outputs = layers.Conv2DTranspose(1, 5, activation="relu", name="deconv_4", dtype="float32", **drawn())(x)
     return keras.Model(inputs, outputs, name="article")
+
+
+build_autoencoder.image_shape = IMAGE_SHAPE  # type: ignore[attr-defined]

@@ -1,13 +1,19 @@
-"""The networks: a name and an image shape in, an uncompiled `keras.Model` out. Keras layers and `keras.ops` only."""
+"""Building the configured network: an image shape in, an uncompiled `keras.Model` out.
+
+A network is a function ``(shape, seed, **options) -> keras.Model`` that has a line in `dae.extensions.NETWORKS`, or that a
+configuration names as ``package.module:name``. Its options are the fields of `ModelConfig` that it has parameters for, and what
+``model.options`` holds. Keras layers and `keras.ops` only, so that a stored model opens in plain Keras.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dae.config.schema import ModelConfig
-from dae.networks.autoencoder import build_autoencoder
+from dae.config.schema import MIN_SIDE, ConfigError, ModelConfig
+from dae.extensions import NETWORKS
 
 
 def build_network(
@@ -33,15 +39,55 @@ def build_network(
     Raises
     ------
     ConfigError
-        If the network cannot take the shape.
+        If the network cannot take the shape, does not know an option, or returns something else than such a model.
     """
-    config.require(shape)
+    require_image_shape(config, shape)
+    network = NETWORKS.load(config.architecture)
     with _dtype_policy(precision):
-        if config.architecture == "article":
-            return build_autoencoder(seed)
-        from dae.networks.unet import build_unet
+        model = network(shape, seed, **_options(config, network))
+    taken: Any = getattr(model, "input_shape", ())
+    returned: Any = getattr(model, "output_shape", ())
+    if len(taken) != 4 or len(returned) != 4 or (taken[3], returned[3]) != (shape[2], shape[2]):
+        raise ConfigError(
+            f"model.architecture {config.architecture}: must return a keras.Model that maps images (N, H, W, {shape[2]}) to "
+            f"such images, received {taken or type(model).__name__} to {returned or 'nothing'}"
+        )
+    return model
 
-        return build_unet(shape[-1], config.width, config.deep_width, config.blocks, config.deep_blocks, seed)
+
+def require_image_shape(config: ModelConfig, shape: tuple[int, int, int]) -> None:
+    """Refuse an image shape ``(H, W, C)`` that the network cannot take.
+
+    A network that takes one shape alone has it as its attribute ``image_shape``.
+
+    Raises
+    ------
+    ConfigError
+        Naming the rule and the shape, or an option that the network does not know.
+    """
+    network = NETWORKS.load(config.architecture)
+    fixed = getattr(network, "image_shape", None)
+    if fixed is not None and shape != fixed:
+        rule = f"model.architecture {config.architecture} takes images of {_format_shape(fixed)}"
+        raise ConfigError(f"{rule}, received {_format_shape(shape)}")
+    if min(shape[:2]) < MIN_SIDE:
+        raise ConfigError(f"images must be at least {MIN_SIDE} pixels high and wide, received {_format_shape(shape)}")
+    _options(config, network)
+
+
+def _options(config: ModelConfig, network: Callable[..., Any]) -> dict[str, Any]:
+    known = list(inspect.signature(network).parameters)[2:]
+    if unknown := config.options.keys() - set(known):
+        raise ConfigError(
+            f"model.options must be parameters of {config.architecture} ({', '.join(known) or 'it has none'}), "
+            f"received {', '.join(sorted(unknown))}"
+        )
+    fields = config.model_dump(exclude={"architecture", "options"})
+    return {name: value for name, value in fields.items() if name in known} | config.options
+
+
+def _format_shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 @contextmanager

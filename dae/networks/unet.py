@@ -22,20 +22,20 @@ BLANK = 5
 
 
 def build_unet(
-    channels: int, width: int, deep_width: int, blocks: int, deep_blocks: int, seed: int | None = None
+    shape: tuple[int, int, int], seed: int | None = None, *, width: int, deep_width: int, blocks: int, deep_blocks: int
 ) -> keras.Model:
     """Return the network for images of any height and width from 8 pixels up.
 
     Parameters
     ----------
-    channels : int
-        1 or 3.
+    shape : tuple of int
+        ``(H, W, C)`` of the training images, C 1 or 3. Height and width do not matter.
+    seed : int, optional
+        Of the initial weights.
     width, deep_width : int
         Channels at half and at quarter resolution.
     blocks, deep_blocks : int
         Residual blocks at half resolution, on the way down and again on the way up, and at quarter resolution.
-    seed : int, optional
-        Of the initial weights.
 
     Returns
     -------
@@ -55,6 +55,7 @@ def build_unet(
     Every layer has a name of its own: one that Keras counts up depends on what the process built before, and TensorFlow
     adds gradients up in the order of the names, so that the same training would end differently in the last digits.
     """
+    channels = shape[2]
     seeds = random_streams.initializer_seeds(seed)
     noisy = keras.Input((None, None, channels), name="noisy")
     rows, crop_rows = _padding(noisy[0, :, 0, 0])

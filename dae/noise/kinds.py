@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
+from pydantic_core import core_schema
 
+from dae.extensions import NOISE_KINDS, ExtensionError
 from dae.noise.nonzero_pixels import NonzeroPixels
 from dae.noise.sampling import LARGEST_MEAN, draw_poisson_of_levels, draw_standard_normal
 from dae.noise.strength import AmountOrRange, PeakOrRange, StrengthOrRange, StrengthRange
@@ -29,12 +31,30 @@ POWERS = tuple(2.0**k for k in range(9))
 
 
 class NoiseKind(FrozenModel, ABC):
-    """A noise law. `weight` is its share of the images in a mix, `strength` the field that says how strong the noise is."""
+    """A law of noise. A subclass with a line in `dae.extensions.NOISE_KINDS` is a kind everywhere.
+
+    Attributes
+    ----------
+    strength : str
+        Name of the field with the strength of the noise.
+    sweep : tuple of float
+        The strengths at which `dae strengths` scores a model, from weak noise to strong.
+    weight : float
+        Share of the images in a mix that have this noise, relative to the weights of the other kinds.
+    """
 
     strength: ClassVar[str]
+    sweep: ClassVar[tuple[float, ...]]
 
     kind: str
-    weight: Annotated[float, BeforeValidator(reject_bool), Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(reject_bool)] = Field(
+        1.0, description="share of the images, relative to the other weights"
+    )
+
+    @property
+    def name(self) -> str:
+        """The name in tables, metrics and figures: that of the kind, or of a user's class without its module."""
+        return self.kind.rpartition(":")[2]
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         """Return noisy images for clean ones in [0, 1], both float32 of shape ``(N, H, W, C)``."""
@@ -70,8 +90,9 @@ class Gaussian(NoiseKind):
     """
 
     strength: ClassVar[str] = "variance"
+    sweep: ClassVar[tuple[float, ...]] = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
     kind: Literal["gaussian"] = "gaussian"
-    variance: StrengthOrRange = 0.1
+    variance: StrengthOrRange = Field(0.1, description="y = x + N(0, variance)")
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
         noise = draw_standard_normal(images.size, rng).reshape(images.shape)
@@ -100,9 +121,12 @@ class SaltAndPepper(NoiseKind):
     """
 
     strength: ClassVar[str] = "amount"
+    sweep: ClassVar[tuple[float, ...]] = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
     kind: Literal["salt_and_pepper"] = "salt_and_pepper"
-    amount: AmountOrRange = 0.1
-    salt_share: Annotated[float, BeforeValidator(reject_bool), Field(ge=0, le=1)] = 0.9
+    amount: AmountOrRange = Field(0.1, description="share of the pixels that are drawn")
+    salt_share: Annotated[float, Field(ge=0, le=1), BeforeValidator(reject_bool)] = Field(
+        0.9, description="share of the drawn pixels that are set to 1; the others are set to 0"
+    )
 
     def counts(self, pixels: int, amounts: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return how many salt and how many pepper positions are drawn in images of so many pixels, at these amounts."""
@@ -145,8 +169,11 @@ class Poisson(NoiseKind):
     """
 
     strength: ClassVar[str] = "peak"
+    sweep: ClassVar[tuple[float, ...]] = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
     kind: Literal["poisson"] = "poisson"
-    peak: PeakOrRange = "grey_levels"
+    peak: PeakOrRange = Field(
+        "grey_levels", description="y = Poisson(x peak) / peak; grey_levels: from each image's number of grey levels"
+    )
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
         lit = NonzeroPixels.of(images)
@@ -170,8 +197,9 @@ class Speckle(NoiseKind):
     """
 
     strength: ClassVar[str] = "variance"
+    sweep: ClassVar[tuple[float, ...]] = (0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 8)
     kind: Literal["speckle"] = "speckle"
-    variance: StrengthOrRange = 1.0
+    variance: StrengthOrRange = Field(1.0, description="y = x + x N(0, variance)")
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
         lit = NonzeroPixels.of(images)  # elsewhere there is nothing to multiply
@@ -183,7 +211,47 @@ class Speckle(NoiseKind):
         lit.put(noise)
 
 
-Noise = Annotated[Gaussian | SaltAndPepper | Poisson | Speckle, Field(discriminator="kind")]
+class _AnyKind:
+    """How pydantic validates a kind of noise: by the class that `NOISE_KINDS` has for its name when it is validated."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(make_kind)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: Any, handler: Any) -> dict[str, Any]:
+        members = {name: handler(kind.__pydantic_core_schema__) for name, kind in NOISE_KINDS.items()}
+        mapping = {name: member["$ref"] for name, member in members.items() if "$ref" in member}
+        return {
+            "oneOf": list(members.values()),
+            "discriminator": {"propertyName": "kind", "mapping": mapping},
+        }
+
+
+Noise = Annotated[NoiseKind, _AnyKind]
+
+
+def make_kind(value: Any) -> NoiseKind:
+    """Return a kind of noise from its configuration.
+
+    Parameters
+    ----------
+    value : NoiseKind or dict
+        A dict has the name of the kind as ``kind``, and its fields.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind. Pydantic reports fields that break a rule.
+    """
+    if isinstance(value, NoiseKind):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        raise ExtensionError(f"must be a kind of noise with its fields, such as {{kind: gaussian}}; received {value!r}")
+    kind = NOISE_KINDS.load(value["kind"])
+    if not (isinstance(kind, type) and issubclass(kind, NoiseKind)):
+        raise ExtensionError(f"{value['kind']} must be a subclass of dae.noise.kinds.NoiseKind, received {kind!r}")
+    return kind.model_validate(value)
 
 
 def draw_shot_noise(lit: NonzeroPixels, peaks: Images, rng: np.random.Generator, *, tables: bool) -> Images:
@@ -231,7 +299,7 @@ def noise_shares(kinds: Sequence[NoiseKind], file_share: float) -> dict[str, flo
     total = sum(kind.weight for kind in kinds)
     forms = {"": 1 - file_share, EIGHT_BIT: file_share}
     return {
-        kind.kind + suffix: share * kind.weight / total for suffix, share in forms.items() if share for kind in kinds
+        kind.name + suffix: share * kind.weight / total for suffix, share in forms.items() if share for kind in kinds
     }
 
 

@@ -11,8 +11,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from dae.schemas import FrozenModel, reject_bool
 
-Strength = Annotated[float, BeforeValidator(reject_bool), Field(ge=1e-6, le=1e6)]
-Amount = Annotated[float, BeforeValidator(reject_bool), Field(gt=0, le=1)]
+Strength = Annotated[float, Field(ge=1e-6, le=1e6), BeforeValidator(reject_bool)]
+Amount = Annotated[float, Field(gt=0, le=1), BeforeValidator(reject_bool)]
 
 
 class StrengthRange(FrozenModel):

@@ -1,4 +1,4 @@
-"""What a challenger is judged by, gathered: the champion beside it, its trial as a version, classical methods."""
+"""Evaluation of a challenger for the gate: comparison with the champion, smoke test, and classical baselines."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from dae.tracking.models import ModelError
 
 BASELINE_IMAGES = {"bm3d": 24}
 MOST_BASELINE_IMAGES = 200
-"""Of validation images for each classical method; BM3D takes seconds for one."""
+"""Number of validation images for each classical method; fewer for BM3D, which takes seconds for one image."""
 logger = logging.getLogger(__name__)
 
 
 class CandidateEvaluator:
-    """The gate, for one challenger: given a champion's version, or None, it gathers the evidence and returns the verdict.
+    """The gate for one challenger. A call takes the version of a champion, or None, and returns the gate result.
 
-    What does not depend on the champion is found once.
+    Inputs that do not depend on the champion are computed once.
 
     Parameters
     ----------
@@ -43,10 +43,10 @@ class CandidateEvaluator:
     scores : Scores
         Of the candidate's model.
     noisy : NoisySets
-        The frozen noisy images the scores were found on.
+        The frozen noisy images that the scores were computed on.
     policy : GateConfig
-    tried : Trial, optional
-        What the version did in a clean process, where that is known already.
+    known_result : SmokeTestResult, optional
+        The result of the smoke test, if it was run before.
 
     Raises
     ------
@@ -60,38 +60,39 @@ class CandidateEvaluator:
         scores: Scores,
         noisy: NoisySets,
         policy: GateConfig,
-        tried: SmokeTestResult | None = None,
+        known_result: SmokeTestResult | None = None,
     ) -> None:
         if scores.model_uri != candidate.model_uri:
             raise ModelError(f"the scores must be those of {candidate.model_uri}, received those of {scores.model_uri}")
         self.candidate, self.scores, self.noisy, self.policy = candidate, scores, noisy.validation, policy
-        self._known: dict[tuple[str | None, bool], GateResult] = {}
-        self._tried = tried
+        self._gate_results: dict[tuple[str | None, bool], GateResult] = {}
+        self._known_result = known_result
 
     def __call__(self, champion: str | None, /, *, at_once: bool = False) -> GateResult:
-        """Return the verdict against a champion; found once for each.
+        """Return the gate result against a champion. It is computed once for each champion.
 
-        A champion that came while this challenger was judged was a challenger with it. The better of the two is wanted then,
-        and luck decides which one is second: no tolerance makes up for being worse.
+        With `at_once`, the champion was promoted during this evaluation, so both were challengers at the same time. Chance
+        decides which one comes second. The better one must win, so the challenger must not be worse within any tolerance.
         """
-        if (champion, at_once) not in self._known:
-            asked = self.policy.smoke_test is not None
-            evidence = GateInputs(
+        if (champion, at_once) not in self._gate_results:
+            inputs = GateInputs(
                 scores=self.scores,
-                opponent=self._opponent(champion),
-                trial=self.trial if asked else None,
-                rivals=self.rivals,
+                champion=self._compare_with(champion),
+                smoke_test=self.smoke_test if self.policy.smoke_test is not None else None,
+                baselines=self.baseline_comparisons,
             )
             policy = _without_tolerance(self.policy) if at_once else self.policy
-            self._known[champion, at_once] = gate.evaluate_gate(evidence, policy)
-        return self._known[champion, at_once]
+            self._gate_results[champion, at_once] = gate.evaluate_gate(inputs, policy)
+        return self._gate_results[champion, at_once]
 
     @cached_property
-    def trial(self) -> SmokeTestResult:
-        """What the version does in a clean process."""
-        if self._tried is not None:
-            return self._tried
-        logger.info("judge: version %s of %s in a process of its own", self.candidate.version, self.candidate.name)
+    def smoke_test(self) -> SmokeTestResult:
+        """The result of the smoke test in a separate process."""
+        if self._known_result is not None:
+            return self._known_result
+        logger.info(
+            "judge: smoke test of version %s of %s in a separate process", self.candidate.version, self.candidate.name
+        )
         return smoke_test.run_smoke_test(self.candidate.name, self.candidate.version)
 
     @cached_property
@@ -100,44 +101,44 @@ class CandidateEvaluator:
         return self._errors(self.candidate.version)
 
     @cached_property
-    def rivals(self) -> tuple[BaselineComparison, ...]:
-        """Classical methods, tuned on a sample of the validation images, beside the candidate on the same ones."""
+    def baseline_comparisons(self) -> tuple[BaselineComparison, ...]:
+        """Classical methods, tuned on a sample of the validation images, compared with the candidate on the same images."""
         if not self.policy.beat_baselines:
             return ()
-        found = []
+        comparisons = []
         for name in self.policy.beat_baselines:
             rows = baselines.sample_rows(self.noisy, BASELINE_IMAGES.get(name, MOST_BASELINE_IMAGES))
             logger.info("judge: %s, tuned on %d validation images", name, len(rows))
-            mse, ours = baselines.tune_best_mse(name, self.noisy, rows), float(self.errors[rows].mean())
-            found.append(BaselineComparison(name=name, mse=mse, model_mse=ours, images=len(rows)))
-        return tuple(found)
+            mse, model_mse = baselines.tune_best_mse(name, self.noisy, rows), float(self.errors[rows].mean())
+            comparisons.append(BaselineComparison(name=name, mse=mse, model_mse=model_mse, images=len(rows)))
+        return tuple(comparisons)
 
     def _errors(self, version: str) -> Values:
         model = models.load_model(f"models:/{self.candidate.name}/{version}")
         shape, (*size, channels) = self.noisy.clean.shape, model.input_shape[1:]
         if channels != shape[2] or size not in ([None, None], list(shape[:2])):
-            taken = (
+            accepted = (
                 f"any size and {channels} channels" if size == [None, None] else "x".join(map(str, [*size, channels]))
             )
-            raise ModelError(f"it takes images of {taken}, these are {'x'.join(map(str, shape))}")
+            raise ModelError(f"it takes images of {accepted}, these are {'x'.join(map(str, shape))}")
         return scores_module.compute_errors(make_denoiser(model), self.noisy)
 
-    def _opponent(self, champion: str | None) -> ChampionComparison:
+    def _compare_with(self, champion: str | None) -> ChampionComparison:
         policy = self.policy.champion
         if champion is None or policy is None:
             return ChampionComparison(version=champion)
-        logger.info("judge: beside the champion, version %s, on %d images", champion, self.noisy.clean.count)
+        logger.info("judge: comparison with the champion, version %s, on %d images", champion, self.noisy.clean.count)
         try:
-            theirs = self._errors(champion)
-            if not np.isfinite(theirs).all():
-                raise ModelError("what it makes of some images is not finite")
+            champion_errors = self._errors(champion)
+            if not np.isfinite(champion_errors).all():
+                raise ModelError("its output for some images is not finite")
         except ModelError as error:
-            logger.warning("judge: version %s cannot be compared with: %s", champion, error)
+            logger.warning("judge: version %s cannot be compared: %s", champion, error)
             return ChampionComparison(version=champion, trouble=str(error))
         noisy_datasets.verify_noisy_set(self.noisy)
-        drawn = np.load(self.noisy.kinds_path)
-        compared = bootstrap.compare_errors(self.errors, theirs, drawn, self.noisy.kinds, policy.confidence)
-        return ChampionComparison(version=champion, comparison=compared)
+        kinds = np.load(self.noisy.kinds_path)
+        comparison = bootstrap.compare_errors(self.errors, champion_errors, kinds, self.noisy.kinds, policy.confidence)
+        return ChampionComparison(version=champion, comparison=comparison)
 
 
 def _without_tolerance(policy: GateConfig) -> GateConfig:

@@ -1,4 +1,4 @@
-"""The gate: a pure function from evidence and policy to a verdict with its reasons. It fails closed."""
+"""The gate: a pure function from inputs and policy to a result with its reasons. It fails closed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from dae.config.schema import ChampionPolicy, GateConfig, SmokeTestPolicy
 from dae.evaluation.bootstrap import PairedComparison, PairedDifference
+from dae.extensions import GATE_CHECKS
 from dae.promotion.schemas import BaselineComparison, ChampionComparison, Check, GateInputs, GateResult, SmokeTestResult
 from dae.schemas import EIGHT_BIT, CleanInput, Scores
 
@@ -21,44 +22,45 @@ LEFT_ALONE = {
 }
 
 
-def evaluate_gate(evidence: GateInputs, policy: GateConfig) -> GateResult:
+def evaluate_gate(inputs: GateInputs, policy: GateConfig) -> GateResult:
     """Decide whether a model may be promoted.
 
     Parameters
     ----------
-    evidence : Evidence
-        Scores of the logged model on the frozen sets, of which only the validation scores are judged; how it compares with the
-        champion; what it did as a registered version; classical methods beside it.
+    inputs : GateInputs
+        The validation scores of the logged model, its comparison with the champion and with classical methods, and the smoke
+        test of the registered version.
     policy : GateConfig
-        Which checks are made, and with which limits.
+        The checks and their limits.
 
     Returns
     -------
-    Verdict
-        Promoted if at least one check of quality was made and all checks passed. A score that is missing or not finite
+    GateResult
+        Promoted if there was at least one check of quality and all checks passed. A score that is missing or not finite
         refuses; it is never an exception.
     """
     quality = [
-        *_against_limits(evidence.scores, policy),
-        *_against_champion(evidence.opponent, policy.champion),
-        *_against_baselines(evidence.rivals, policy.beat_baselines),
+        *_against_limits(inputs.scores, policy),
+        *_against_champion(inputs.champion, policy.champion),
+        *_against_baselines(inputs.baselines, policy.beat_baselines),
+        *(GATE_CHECKS.load(name)(name, inputs, limit) for name, limit in policy.checks.items()),
     ]
-    # No quality by itself: what hands every image through passes.
-    left_alone = _on_clean_input(evidence.scores.clean_input, policy.clean_input)
-    checks = [*quality, *left_alone, *_smoke_test(evidence.trial, policy.smoke_test)]
+    # Not a check of quality: a model that returns its input passes it.
+    left_alone = _on_clean_input(inputs.scores.clean_input, policy.clean_input)
+    checks = [*quality, *left_alone, *_smoke_test(inputs.smoke_test, policy.smoke_test)]
     reasons = tuple(check.reason for check in checks if not check.passed)
     if not quality:
-        unmet = "" if policy.champion is None else f", and {_no_comparison(evidence.opponent)}"
-        rule = "nothing is promoted for nothing: set gate.max_val_mse, for one"
-        reasons = (f"the policy asks for no quality{unmet}; {rule}", *reasons)
-    return GateResult(promoted=not reasons, checks=tuple(checks), reasons=reasons, champion=evidence.opponent.version)
+        unmet = "" if policy.champion is None else f", and {_no_comparison(inputs.champion)}"
+        rule = "a gate without a check of quality promotes nothing: set gate.max_val_mse, for one"
+        reasons = (f"the policy has no check of quality{unmet}; {rule}", *reasons)
+    return GateResult(promoted=not reasons, checks=tuple(checks), reasons=reasons, champion=inputs.champion.version)
 
 
-def _no_comparison(opponent: ChampionComparison) -> str:
-    if opponent.version is None:
+def _no_comparison(champion: ChampionComparison) -> str:
+    if champion.version is None:
         return "there is no champion to compare with"
     return (
-        f"the champion, version {opponent.version}, cannot be compared with: {opponent.trouble or 'it was not scored'}"
+        f"the champion, version {champion.version}, cannot be compared with: {champion.trouble or 'it was not scored'}"
     )
 
 
@@ -69,44 +71,44 @@ def _against_limits(scores: Scores, policy: GateConfig) -> Iterator[Check]:
         yield _at_most("val_mse", pooled, policy.max_val_mse, "gate.max_val_mse")
     elif not math.isfinite(pooled):
         yield _at_most("val_mse", pooled, None, "every model")
-    per_kind, nothing = validation.per_kind, validation.per_kind_nothing
-    for kind, asked in policy.max_val_mse_per_kind.items():
-        # A bare name is that of a kind in every form there is.
+    per_kind, noisy_input = validation.per_kind, validation.per_kind_nothing
+    for kind, limit in policy.max_val_mse_per_kind.items():
+        # A name without a form is that of the kind in all its forms.
         for form in [form for form in per_kind if form.removesuffix(EIGHT_BIT) == kind] or [kind]:
             value = per_kind[form].mse if form in per_kind else None
-            yield _at_most(f"val_mse_{form}", value, asked, "gate.max_val_mse_per_kind")
+            yield _at_most(f"val_mse_{form}", value, limit, "gate.max_val_mse_per_kind")
     if not policy.beat_noisy_input:
         for kind in per_kind:
             if kind not in policy.max_val_mse_per_kind and not math.isfinite(per_kind[kind].mse):
                 yield _at_most(f"val_mse_{kind}", per_kind[kind].mse, None, "every model")
         return
-    if not nothing:
+    if not noisy_input:
         yield _at_most("val_mse_per_kind", None, None, "gate.beat_noisy_input")
-    for kind in nothing | per_kind:
+    for kind in noisy_input | per_kind:
         value = per_kind[kind].mse if kind in per_kind else None
-        limit = nothing[kind].mse if kind in nothing else None
-        yield _at_most(f"val_mse_{kind}", value, limit, "doing nothing")
+        noisy_mse = noisy_input[kind].mse if kind in noisy_input else None
+        yield _at_most(f"val_mse_{kind}", value, noisy_mse, "noisy input")
 
 
-def _on_clean_input(found: CleanInput | None, limit: float | None) -> Iterator[Check]:
-    """Compare what the model changes of images that hold no noise with one limit for all of them."""
+def _on_clean_input(change: CleanInput | None, limit: float | None) -> Iterator[Check]:
+    """Compare the change of images without noise with one limit for all of them."""
     if limit is None:
         return
     for name, what in LEFT_ALONE.items():
-        value = None if found is None else getattr(found, name)
+        value = None if change is None else getattr(change, name)
         yield _at_most(f"clean_{name}", value, limit, f"gate.clean_input, mean squared change of {what}")
 
 
-def _against_champion(opponent: ChampionComparison, policy: ChampionPolicy | None) -> Iterator[Check]:
-    if policy is None or opponent.version is None:
+def _against_champion(champion: ChampionComparison, policy: ChampionPolicy | None) -> Iterator[Check]:
+    if policy is None or champion.version is None:
         return
-    if opponent.comparison is None:
+    if champion.comparison is None:
         if policy.incomparable == "refuse":
-            trouble = opponent.trouble or "it was not scored"
-            yield _failed("champion", f"cannot be compared with version {opponent.version}: {trouble}")
+            trouble = champion.trouble or "it was not scored"
+            yield _failed("champion", f"cannot be compared with version {champion.version}: {trouble}")
         return
-    comparison = opponent.comparison
-    source = f"champion, version {opponent.version}"
+    comparison = champion.comparison
+    source = f"champion, version {champion.version}"
     yield _not_worse("vs_champion", comparison.pooled, policy.tolerance, comparison, source)
     if policy.tolerance_per_kind is not None:
         if not comparison.per_kind:
@@ -116,69 +118,85 @@ def _against_champion(opponent: ChampionComparison, policy: ChampionPolicy | Non
 
 
 def _not_worse(
-    name: str, found: PairedDifference, tolerance: float, comparison: PairedComparison, source: str
+    name: str, difference: PairedDifference, tolerance: float, comparison: PairedComparison, source: str
 ) -> Check:
-    """Pass if the interval of the relative difference lies, with its upper end, within the tolerance."""
-    numbers = (found.challenger, found.champion, found.low, found.high)
+    """Pass if the upper end of the interval of the relative difference is within the tolerance."""
+    numbers = (difference.challenger, difference.champion, difference.low, difference.high)
     if not all(map(math.isfinite, numbers)):
-        value = found.high if math.isfinite(found.high) else None
-        few = f"on {found.count} image{'s' * (found.count != 1)} " if found.count < 2 else ""
-        reason = f"{name}: {found.challenger:g} beside {found.champion:g} {few}cannot be compared ({source})"
+        value = difference.high if math.isfinite(difference.high) else None
+        few = f"on {difference.count} image{'s' * (difference.count != 1)} " if difference.count < 2 else ""
+        reason = f"{name}: {difference.challenger:g} beside {difference.champion:g} {few}cannot be compared ({source})"
         return Check(name=name, value=value, limit=tolerance, source=source, passed=False, reason=reason)
-    passed = found.high <= tolerance
-    shown = "within" if passed else ("above" if found.low > tolerance else "not shown to be within")
+    passed = difference.high <= tolerance
+    shown = "within" if passed else ("above" if difference.low > tolerance else "not shown to be within")
+    interval = f"{difference.low:+.1%} to {difference.high:+.1%}"
     reason = (
-        f"{name}: {found.challenger:.5f} beside {found.champion:.5f}, {found.low:+.1%} to {found.high:+.1%} "
-        f"({comparison.confidence:.0%} interval, {found.count} images) is {shown} {tolerance:+.1%} ({source})"
+        f"{name}: {difference.challenger:.5f} beside {difference.champion:.5f}, {interval} "
+        f"({comparison.confidence:.0%} interval, {difference.count} images) is {shown} {tolerance:+.1%} ({source})"
     )
-    return Check(name=name, value=found.high, limit=tolerance, source=source, passed=passed, reason=reason)
+    return Check(name=name, value=difference.high, limit=tolerance, source=source, passed=passed, reason=reason)
 
 
-def _against_baselines(rivals: Sequence[BaselineComparison], asked: Sequence[str]) -> Iterator[Check]:
-    measured = {rival.name: rival for rival in rivals}
-    for name in asked:
-        rival = measured.get(name)
-        value, limit = (rival.model_mse, rival.mse) if rival else (None, None)
-        images = f" on {rival.images} images" if rival else ""
+def _against_baselines(comparisons: Sequence[BaselineComparison], names: Sequence[str]) -> Iterator[Check]:
+    measured = {comparison.name: comparison for comparison in comparisons}
+    for name in names:
+        baseline = measured.get(name)
+        value, limit = (baseline.model_mse, baseline.mse) if baseline else (None, None)
+        images = f" on {baseline.images} images" if baseline else ""
         yield _at_most(f"vs_{name}", value, limit, f"classical method {name}{images}")
 
 
-def _smoke_test(trial: SmokeTestResult | None, policy: SmokeTestPolicy | None) -> Iterator[Check]:
+def min_val_psnr(name: str, inputs: GateInputs, limit: float) -> Check:
+    """Check that the mean validation PSNR, in decibels, is at least the limit.
+
+    A check of `dae.extensions.GATE_CHECKS` is a function of its name, the inputs of the gate and the configured limit.
+    """
+    return _at_least(name, inputs.scores.validation.pooled.psnr, limit, f"gate.checks.{name}", form=".2f")
+
+
+def min_val_ssim(name: str, inputs: GateInputs, limit: float) -> Check:
+    """Check that the mean validation SSIM, in [-1, 1], is at least the limit."""
+    return _at_least(name, inputs.scores.validation.pooled.ssim, limit, f"gate.checks.{name}", form=".4f")
+
+
+def _smoke_test(smoke_test: SmokeTestResult | None, policy: SmokeTestPolicy | None) -> Iterator[Check]:
     if policy is None:
         return
-    if trial is None:
+    if smoke_test is None:
         yield _failed("smoke_test", "the registered version was not tried")
         return
-    yield check_loads(trial)
-    if trial.error is not None:
+    yield check_loads(smoke_test)
+    if smoke_test.error is not None:
         return
-    yield from check_unchanged(trial)
+    yield from check_unchanged(smoke_test)
     if policy.any_size:
-        yield _fine("other_size", trial.other_size, "restores images of another size than it was trained on")
+        yield _fine("other_size", smoke_test.other_size, "restores images of another size than it was trained on")
     budgets = (
-        ("latency_ms", trial.latency_ms, policy.max_latency_ms),
-        ("file_mib", trial.file_mib, policy.max_file_mib),
-        ("memory_mib", trial.memory_mib, policy.max_memory_mib),
+        ("latency_ms", smoke_test.latency_ms, policy.max_latency_ms),
+        ("file_mib", smoke_test.file_mib, policy.max_file_mib),
+        ("memory_mib", smoke_test.memory_mib, policy.max_memory_mib),
     )
     for name, value, limit in budgets:
         if limit is not None:
             yield _at_most(name, value, limit, f"gate.smoke_test.max_{name}", form=".1f")
 
 
-def check_loads(trial: SmokeTestResult) -> Check:
+def check_loads(smoke_test: SmokeTestResult) -> Check:
     """Return whether a version loads in a clean process and restores an image: what even a forced promotion asks."""
-    return _fine("loads", trial.error or trial.one_image, "loads in a clean process and restores a single image")
+    return _fine(
+        "loads", smoke_test.error or smoke_test.one_image, "loads in a clean process and restores a single image"
+    )
 
 
-def check_unchanged(trial: SmokeTestResult) -> Iterator[Check]:
+def check_unchanged(smoke_test: SmokeTestResult) -> Iterator[Check]:
     """Yield whether a version is what was logged: by the digest of its file, and by its outputs."""
     trouble = None
-    if trial.sha256 is None or trial.recorded_sha256 != trial.sha256:
-        recorded = f"{trial.recorded_sha256[:12]} was" if trial.recorded_sha256 else "none was"
-        trouble = f"the model file has SHA-256 {(trial.sha256 or 'unknown')[:12]}, {recorded} recorded"
+    if smoke_test.sha256 is None or smoke_test.recorded_sha256 != smoke_test.sha256:
+        recorded = f"{smoke_test.recorded_sha256[:12]} was" if smoke_test.recorded_sha256 else "none was"
+        trouble = f"the model file has SHA-256 {(smoke_test.sha256 or 'unknown')[:12]}, {recorded} recorded"
     yield _fine("checksum", trouble, "the model file has the SHA-256 that was recorded")
     yield _at_most(
-        "outputs", trial.difference, OUTPUT_TOLERANCE, "difference from the outputs when it was logged", form=".1g"
+        "outputs", smoke_test.difference, OUTPUT_TOLERANCE, "difference from the outputs when it was logged", form=".1g"
     )
 
 
@@ -196,7 +214,18 @@ def _failed(name: str, trouble: str) -> Check:
     return Check(name=name, value=None, limit=None, source="", passed=False, reason=f"{name}: {trouble}")
 
 
+def _at_least(name: str, value: float | None, limit: float | None, source: str, form: str = ".5f") -> Check:
+    return _compare(name, value, limit, source, form, "at least", "below")
+
+
 def _at_most(name: str, value: float | None, limit: float | None, source: str, form: str = ".5f") -> Check:
+    return _compare(name, value, limit, source, form, "at most", "above")
+
+
+def _compare(
+    name: str, value: float | None, limit: float | None, source: str, form: str, rule: str, failure: str
+) -> Check:
+    """Compare a value with its limit. A value that is missing or not finite fails, and so does a limit that is not finite."""
     passed = False
     if value is None:
         reason = f"{name}: the score is missing ({source})"
@@ -205,7 +234,6 @@ def _at_most(name: str, value: float | None, limit: float | None, source: str, f
     elif limit is None or not math.isfinite(limit):
         reason = f"{name}: there is no finite limit to compare {value:{form}} with ({source})"
     else:
-        passed = value <= limit
-        relation = "at most" if passed else "above"
-        reason = f"{name}: {value:{form}} is {relation} {limit:{form}} ({source})"
+        passed = value <= limit if rule == "at most" else value >= limit
+        reason = f"{name}: {value:{form}} is {rule if passed else failure} {limit:{form}} ({source})"
     return Check(name=name, value=value, limit=limit, source=source, passed=passed, reason=reason)

@@ -1,4 +1,4 @@
-"""What the ledger says of the past: which version was live when, and which one a rollback goes back to. Pure."""
+"""What the audit log says about the past: the champion at any time, and the target of a rollback. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ CHANGES: frozenset[Event] = frozenset({"promoted", "forced", "rolled back", "fou
 
 
 class AuditEntry(FrozenModel):
-    """One line of the ledger.
+    """One entry of the audit log.
 
     Attributes
     ----------
     number : int
-        Its place, from 1.
+        Its position, from 1.
     id : str
-        Makes it unlike any other entry.
+        Unique.
     event : str
-        ``promoted``, ``refused``, ``forced``, ``rolled back``, or ``found``: the alias had been moved by other means.
+        ``promoted``, ``refused``, ``forced`` or ``rolled back``; or ``found`` if the alias was moved by other means.
     version : str or None
-        The version it is about.
+        The version that the decision is about.
     champion : str or None
-        The version that is live from here on.
+        The version that is the champion after this entry.
     against : str or None
-        The champion it was judged against, or that it took the place of.
+        The champion that it was compared with, or that it replaced.
     """
 
     number: int
@@ -45,7 +45,7 @@ class AuditEntry(FrozenModel):
 
 
 class LivePeriod(FrozenModel):
-    """A time in which one version was live; `end` is None where it still is."""
+    """A period in which one version was the champion; `end` is None if it still is."""
 
     version: str
     start: datetime
@@ -54,32 +54,36 @@ class LivePeriod(FrozenModel):
 
 
 def champion_after(entries: Sequence[AuditEntry]) -> str | None:
-    """Return the version that is live after the last entry."""
+    """Return the champion after the last entry; None if there is none."""
     return entries[-1].champion if entries else None
 
 
 def live_periods(entries: Sequence[AuditEntry]) -> list[LivePeriod]:
-    """Return who was live when, in order of time."""
-    found: list[LivePeriod] = []
+    """Return the periods of all champions in order of time."""
+    periods: list[LivePeriod] = []
     live: AuditEntry | None = None
-    for entry in (each for each in entries if each.event in CHANGES):
+    for entry in entries:
+        if entry.event not in CHANGES:
+            continue
         if live is not None and live.champion is not None:
-            found.append(LivePeriod(version=live.champion, start=live.at, end=entry.at, entry=live))
+            periods.append(LivePeriod(version=live.champion, start=live.at, end=entry.at, entry=live))
         live = entry
     if live is not None and live.champion is not None:
-        found.append(LivePeriod(version=live.champion, start=live.at, end=None, entry=live))
-    return found
+        periods.append(LivePeriod(version=live.champion, start=live.at, end=None, entry=live))
+    return periods
 
 
 def live_between(entries: Sequence[AuditEntry], start: datetime, end: datetime) -> list[LivePeriod]:
-    """Return the spans that share a moment with the time from `start` up to and including `end`."""
-    return [span for span in live_periods(entries) if span.start <= end and (span.end is None or span.end > start)]
+    """Return the periods that overlap the time from `start` up to and including `end`."""
+    return [
+        period for period in live_periods(entries) if period.start <= end and (period.end is None or period.end > start)
+    ]
 
 
 def previous_champion(entries: Sequence[AuditEntry]) -> str | None:
-    """Return the version a rollback goes back to; None if there was none before.
+    """Return the version that a rollback restores; None if there is no earlier champion.
 
-    A rollback undoes promotions: rolled back once, the next one goes further back, not forth again.
+    A rollback undoes a promotion. A second rollback goes back further; it does not undo the first one.
     """
     line = champion_line(entries)
     if champion_after(entries) is None:  # the alias was removed by other means
@@ -88,7 +92,7 @@ def previous_champion(entries: Sequence[AuditEntry]) -> str | None:
 
 
 def champion_line(entries: Sequence[AuditEntry]) -> list[str]:
-    """Return the champions that led to the present one, which is the last, each once; those rolled back from are left out."""
+    """Return the champions up to the present one, which is last, each once. Those that were rolled back are left out."""
     line: list[str] = []
     for entry in entries:
         version = entry.champion
@@ -104,11 +108,11 @@ def champion_line(entries: Sequence[AuditEntry]) -> list[str]:
 
 
 def find_forced(entries: Sequence[AuditEntry], version: str | None) -> AuditEntry | None:
-    """Return the entry by which a version became champion, if that was by force; None if the gate let it pass, or never did."""
-    came = [entry for entry in entries if entry.version == version and entry.event in ("promoted", "forced")]
-    return came[-1] if came and came[-1].event == "forced" else None
+    """Return the entry by which a version was last made champion, if it was forced; None if the gate passed it, or neither."""
+    promotions = [entry for entry in entries if entry.version == version and entry.event in ("promoted", "forced")]
+    return promotions[-1] if promotions and promotions[-1].event == "forced" else None
 
 
 def past_champions(entries: Sequence[AuditEntry]) -> list[str]:
-    """Return every version that was ever live, the latest first."""
-    return list(dict.fromkeys(span.version for span in reversed(live_periods(entries))))
+    """Return every version that was ever the champion, latest first."""
+    return list(dict.fromkeys(period.version for period in reversed(live_periods(entries))))

@@ -1,20 +1,21 @@
-"""Promotion: a decision is written to the ledger first, and aliases and tags then follow it.
+"""Promotion: a decision is written to the audit log first, and the aliases and tags then follow it.
 
-Nothing is locked. Whoever decides says which state of the ledger the decision rests on, and looks again if the ledger has gone
-on meanwhile; so of two challengers at once the second meets the first. A process that dies after its entry was written leaves
-an alias that lags behind the ledger: whoever comes next sets it.
+There is no lock. A decision rests on the audit log as it was read. If another process has appended an entry meanwhile, the
+audit log is read again and the decision is made again. So if two challengers are promoted at once, the second is compared with
+the first. If a process dies after it wrote its entry, the alias lags behind the audit log until the next command moves it.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from dae.config.schema import GateConfig
 from dae.promotion import audit_log, gate, history, registry
+from dae.promotion.audit_log import AuditLogState
 from dae.promotion.history import AuditEntry
 from dae.promotion.registry import CHALLENGER, CHAMPION, RegistryError
 from dae.promotion.schemas import ApprovalAnswer, Candidate, Decision, DecisionEvent, GateResult, SmokeTestResult
@@ -22,40 +23,42 @@ from dae.tracking import provenance
 
 MOVED = "moved by other means than dae, or by a promotion that was killed as it wrote"
 MOMENT = 0.5
-"""So many seconds alias and ledger must differ before that is put down to other means than a promotion under way."""
+"""Seconds after which a difference between alias and audit log is no longer explained by a promotion in progress."""
+FORCED_TAGS = ("forced_reason", "forced_by", "forced_at")
 
 
 class Evaluator(Protocol):
-    """The gate for one version: its verdict against a champion, which may have come while the version was judged."""
+    """The gate for one version: its result against a champion, which may have changed during the evaluation."""
 
     def __call__(self, champion: str | None, /, *, at_once: bool) -> GateResult:
-        """Return the verdict."""
+        """Return the result of the gate."""
 
 
 def decide_promotion(
     candidate: Candidate,
-    judge: Evaluator,
+    evaluate: Evaluator,
     policy: GateConfig,
     *,
-    trial: Callable[[], SmokeTestResult],
+    smoke_test: Callable[[], SmokeTestResult],
     answer: ApprovalAnswer | None = None,
     val_mse: float | None = None,
 ) -> Decision:
-    """Judge a version against the champion of this moment, and make it the champion if it may be.
+    """Evaluate a version against the present champion, and make it the champion if the decision allows it.
 
     Parameters
     ----------
     candidate : Candidate
-    judge : callable
-        Given the version of the champion, or None, and whether that one came while this one was judged, returns the verdict.
+    evaluate : callable
+        Takes the champion's version, or None, and whether that champion was promoted during the evaluation. Returns the result
+        of the gate.
     policy : GateConfig
         Its switches: `dry_run`, `force` and `approval_hours`.
-    trial : callable
-        Returns what the version did in a clean process; asked where a promotion is forced.
-    answer : Answer, optional
+    smoke_test : callable
+        Returns the result of the smoke test. It is called only if a promotion is forced.
+    answer : ApprovalAnswer, optional
         Of the person who was asked to approve.
     val_mse : float, optional
-        Kept in the ledger.
+        Stored in the audit log.
 
     Returns
     -------
@@ -67,147 +70,176 @@ def decide_promotion(
         If the version is the champion already.
     """
     name = candidate.name
-    met: list[str | None] = []
+    champions: list[str | None] = []
     while True:
         entries = reconcile(name, write=not policy.dry_run)
-        live = history.champion_after(entries)
-        if live == candidate.version:
-            raise RegistryError(f"version {live} of {name} is the champion already")
-        met.append(live)
-        verdict = judge(live, at_once=live != met[0])
-        decision = _decision(verdict, policy, trial, answer)
+        champion = history.champion_after(entries)
+        if champion == candidate.version:
+            raise RegistryError(f"version {champion} of {name} is the champion already")
+        champions.append(champion)
+        result = evaluate(champion, at_once=champion != champions[0])
+        decision = _decide(result, policy, smoke_test, answer)
         if policy.dry_run:
             return decision
-        registry.set_version_tags(name, candidate.version, {"verdict_checks": _checks(verdict)})
+        registry.set_version_tags(name, candidate.version, {"verdict_checks": _checks_json(result)})
         try:
-            audit_log.append_entry(
-                name,
-                entries,
-                event=decision.event,
-                version=candidate.version,
-                champion=candidate.version if decision.promoted else live,
-                against=live,
-                who=decision.who,
-                reason=decision.reason,
-                val_mse=val_mse,
-                run_id=candidate.run_id,
-            )
+            entry = _append_decision(candidate, decision, entries, val_mse)
         except audit_log.Conflict:
             continue
-        apply_pending(name)
+        apply_pending(name, [entry])
         return decision
+
+
+def _append_decision(
+    candidate: Candidate, decision: Decision, entries: Sequence[AuditEntry], val_mse: float | None
+) -> AuditEntry:
+    champion = history.champion_after(entries)
+    return audit_log.append_entry(
+        candidate.name,
+        entries,
+        event=decision.event,
+        version=candidate.version,
+        champion=candidate.version if decision.promoted else champion,
+        against=champion,
+        who=decision.who,
+        reason=decision.reason,
+        val_mse=val_mse,
+        run_id=candidate.run_id,
+    )
 
 
 def tag_dry_run(candidate: Candidate, decision: Decision) -> None:
-    """Say of a new version, which a dry run made and nobody judged yet, what would become of it."""
-    said = f"would be {decision.event}: {decision.reason}"
-    registry.set_version_tags(candidate.name, candidate.version, {"verdict": "dry run", "verdict_reasons": said})
+    """Write the decision of a dry run to the tags of a version that the same run registered."""
+    message = f"would be {decision.event}: {decision.reason}"
+    registry.set_version_tags(candidate.name, candidate.version, {"verdict": "dry run", "verdict_reasons": message})
 
 
-def _decision(
-    verdict: GateResult, policy: GateConfig, trial: Callable[[], SmokeTestResult], answer: ApprovalAnswer | None
+def _decide(
+    result: GateResult, policy: GateConfig, run_smoke_test: Callable[[], SmokeTestResult], answer: ApprovalAnswer | None
 ) -> Decision:
-    decision = _without_asking(verdict, policy, trial)
+    decision = _decide_without_approval(result, policy, run_smoke_test)
     if policy.approval_hours is None or policy.dry_run or not decision.promoted:
         return decision
-    if answer is None or (answer.event, answer.champion) != (decision.event, verdict.champion):
-        return _refused(
+    if answer is None or (answer.event, answer.champion) != (decision.event, result.champion):
+        return _refuse(
             decision, "the verdict or the champion changed after a person was, or was not, asked; promote it anew"
         )
     if answer.approved:
         comment = "; ".join(filter(None, (decision.reason, f"approved by {answer.who}", answer.comment)))
         return decision.model_copy(update={"reason": comment})
     why = "nobody approved it in time" if answer.approved is None else f"not approved by {answer.who}"
-    return _refused(decision, f"{why}: {answer.comment}" if answer.comment else why)
+    return _refuse(decision, f"{why}: {answer.comment}" if answer.comment else why)
 
 
-def _without_asking(verdict: GateResult, policy: GateConfig, trial: Callable[[], SmokeTestResult]) -> Decision:
-    """Return what the gate decides, and force where it is used."""
+def _decide_without_approval(
+    result: GateResult, policy: GateConfig, run_smoke_test: Callable[[], SmokeTestResult]
+) -> Decision:
+    """Return the decision of the gate and of `force`, before a person's answer."""
 
-    def decided(event: DecisionEvent, reason: str) -> Decision:
+    def make_decision(event: DecisionEvent, reason: str) -> Decision:
         return Decision(
-            event=event, verdict=verdict, who=provenance.current_actor(), reason=reason, dry_run=policy.dry_run
+            event=event, verdict=result, who=provenance.current_actor(), reason=reason, dry_run=policy.dry_run
         )
 
-    if verdict.promoted:
-        count = len(verdict.checks)
-        return decided("promoted", f"{count} check{'s' * (count > 1)} passed; {_grounds(verdict)}")
+    if result.promoted:
+        count = len(result.checks)
+        return make_decision("promoted", f"{count} check{'s' * (count > 1)} passed; {_main_reasons(result)}")
     if policy.force is None:
-        return decided("refused", "; ".join(verdict.reasons))
-    if not (usable := gate.check_loads(trial())).passed:
-        return decided("refused", f"not even by force: {usable.reason}")
-    return decided("forced", policy.force)
+        return make_decision("refused", "; ".join(result.reasons))
+    if not (loads := gate.check_loads(run_smoke_test())).passed:
+        return make_decision("refused", f"not even by force: {loads.reason}")
+    return make_decision("forced", policy.force)
 
 
-def _refused(decision: Decision, reason: str) -> Decision:
+def _refuse(decision: Decision, reason: str) -> Decision:
     return decision.model_copy(update={"event": "refused", "reason": reason})
 
 
-def _grounds(verdict: GateResult) -> str:
-    """Return what a promotion rests on, in brief."""
-    told = [check.reason for check in verdict.checks if check.name in ("val_mse", "vs_champion")]
-    return "; ".join(told or [verdict.checks[0].reason])
+def _main_reasons(result: GateResult) -> str:
+    """Return the reasons of the main checks of a promotion."""
+    reasons = [check.reason for check in result.checks if check.name in ("val_mse", "vs_champion")]
+    return "; ".join(reasons or [result.checks[0].reason])
 
 
-def _checks(verdict: GateResult) -> str:
-    return json.dumps([check.model_dump(mode="json") for check in verdict.checks])
+def _checks_json(result: GateResult) -> str:
+    return json.dumps([check.model_dump(mode="json") for check in result.checks])
 
 
 def reconcile(name: str, *, write: bool = True) -> tuple[AuditEntry, ...]:
-    """Return the ledger, after finishing what was interrupted and noting where the alias was moved by other means.
+    """Finish interrupted changes, note an alias that was moved by other means, and return the audit log's entries.
 
-    With `write` False nothing is written, and what would be is taken as done.
+    With `write` False nothing is written, and the returned entries are those that a writing call would end with.
     """
     while True:
-        if write:
-            apply_pending(name)
-        found, live = audit_log.read_state(name), registry.find_champion(name)
-        entries = found.entries
-        if live == history.champion_after(entries) or (found.unsettled and not write):
-            return entries
-        if found.unsettled or not _lasts(name, found, live):  # another process is at it
+        state = audit_log.read_state(name)
+        if write and state.pending:
+            apply_pending(name, state.pending)
+            continue  # another process may have appended an entry meanwhile
+        champion = registry.find_champion(name)
+        if champion == history.champion_after(state.entries) or state.pending:
+            return state.entries
+        if not _difference_lasts(name, state, champion):  # another process is writing
             continue
-        reason = "live before the ledger began" if not entries else f"the alias had been {MOVED}"
-        fields = {"event": "found", "version": live, "champion": live, "against": history.champion_after(entries)}
+        fields = _found_fields(state.entries, champion)
         if not write:
-            return (*entries, audit_log.draft_entry(entries, who="unknown", reason=reason, **fields))
+            return (*state.entries, audit_log.draft_entry(state.entries, **fields))
         with suppress(audit_log.Conflict):
-            audit_log.append_entry(name, entries, who="unknown", reason=reason, **fields)
+            audit_log.append_entry(name, state.entries, **fields)
 
 
-def _lasts(name: str, found: audit_log.AuditLogState, live: str | None) -> bool:
-    """Tell whether alias and ledger still differ as they did, a moment later."""
+def _found_fields(entries: Sequence[AuditEntry], champion: str | None) -> dict[str, Any]:
+    """Return the fields of the entry that notes an alias moved by other means."""
+    return {
+        "event": "found",
+        "version": champion,
+        "champion": champion,
+        "against": history.champion_after(entries),
+        "who": "unknown",
+        "reason": f"the alias had been {MOVED}" if entries else "live before the audit log began",
+    }
+
+
+def _difference_lasts(name: str, state: AuditLogState, champion: str | None) -> bool:
+    """Tell whether alias and audit log still differ in the same way a moment later.
+
+    Both are read again: a process that promotes at the same time writes its entry first and moves the alias then.
+    """
     time.sleep(MOMENT)
-    return registry.find_champion(name) == live and audit_log.read_state(name) == found
+    return registry.find_champion(name) == champion and audit_log.read_state(name) == state
 
 
-def apply_pending(name: str) -> list[AuditEntry]:
-    """Set the aliases and tags that the ledger asks for and that may not be set; return the entries they belong to."""
-    todo = list(audit_log.read_state(name).unsettled)
-    for entry in todo:
-        _describe(name, entry)
-        _follow(name, entry)
-        audit_log.mark_applied(name, entry)
-    return todo
+def apply_pending(name: str, pending: Sequence[AuditEntry]) -> None:
+    """Set the aliases and tags of entries that are written to the audit log but may not be applied yet."""
+    for entry in pending:
+        _tag_version(name, entry)
+        _move_alias(name, entry)
 
 
-def _follow(name: str, entry: AuditEntry) -> None:
-    """Let the alias follow the ledger, unless another process has seen to that and the ledger went on."""
-    found = audit_log.read_state(name)
-    if entry not in found.unsettled:
+def _move_alias(name: str, entry: AuditEntry) -> None:
+    """Move the alias to the champion of the audit log and mark the entry as applied, unless another process has done it."""
+    # Read here and not earlier: another process may have applied this entry and a later one meanwhile. Then the alias must
+    # not be moved back.
+    state = audit_log.read_state(name)
+    if entry not in state.pending:
         return
     while True:
-        live = history.champion_after(found.entries)
-        if live is None or registry.version_exists(name, live):  # a version deleted by hand cannot be pointed to
-            registry.set_alias(name, CHAMPION, live)
-        found = audit_log.read_state(name)
-        if history.champion_after(found.entries) == live:
-            return
+        champion = history.champion_after(state.entries)
+        if champion is None or registry.version_exists(name, champion):  # an alias cannot name a deleted version
+            registry.set_alias(name, CHAMPION, champion)
+        # Read again: if an entry was appended before the alias was moved, the alias may now name the wrong version.
+        state = audit_log.read_state(name)
+        if history.champion_after(state.entries) == champion:
+            break
+    assert state.run_id is not None
+    audit_log.mark_applied(state.run_id, entry)
 
 
-def _describe(name: str, entry: AuditEntry) -> None:
-    """Write an entry's outcome to its version and its run, and end its time as the challenger."""
-    if entry.version is None or entry.event == "found" or not registry.version_exists(name, entry.version):
+def _tag_version(name: str, entry: AuditEntry) -> None:
+    """Write an entry to the tags of its version and its run, and remove the challenger alias from the version."""
+    if entry.version is None or entry.event == "found":
+        return
+    version = registry.find_version(name, entry.version)
+    if version is None:
         return
     when = entry.at.isoformat(timespec="seconds")
     event = "rolled back to" if entry.event == "rolled back" else entry.event
@@ -218,12 +250,11 @@ def _describe(name: str, entry: AuditEntry) -> None:
         "decided_by": entry.who,
     }
     if entry.event == "forced":
-        tags |= {"forced_reason": entry.reason, "forced_by": entry.who, "forced_at": when}
-    elif entry.event == "promoted":  # the gate lets it pass now: force is a thing of the past, which the ledger keeps
-        before = registry.get_version(name, entry.version).tags
-        tags |= {key: None for key in ("forced_reason", "forced_by", "forced_at") if key in before}
-    told = event.upper() if event == "forced" else event.capitalize()
-    description = f"{told} by {entry.who} on {when}: {entry.reason}"
+        tags |= dict(zip(FORCED_TAGS, (entry.reason, entry.who, when), strict=True))
+    elif entry.event == "promoted":  # the gate now passes it: only the audit log still records that it was forced once
+        tags |= {key: None for key in FORCED_TAGS if key in version.tags}
+    heading = event.upper() if event == "forced" else event.capitalize()
+    description = f"{heading} by {entry.who} on {when}: {entry.reason}"
     registry.set_version_tags(name, entry.version, tags, description)
     if entry.run_id:
         registry.tag_run(entry.run_id, {"verdict": entry.event, "model_version": entry.version})
@@ -231,16 +262,16 @@ def _describe(name: str, entry: AuditEntry) -> None:
 
 
 def describe_pending(name: str) -> list[str]:
-    """Return, in words, what the next command that writes will finish or note; nothing is written."""
-    found = [
-        f"{name} version {entry.version} was {entry.event} in the ledger (entry {entry.number}), and its aliases and tags "
-        "are not all set: the process was interrupted, or is at it"
-        for entry in audit_log.read_state(name).unsettled
-    ]
-    entries, live = audit_log.read_entries(name), registry.find_champion(name)
-    if not found and live != history.champion_after(entries):
-        found.append(
-            f"alias {CHAMPION} of {name} names version {live}, the ledger version {history.champion_after(entries)}: "
-            + ("the ledger has not begun" if not entries else f"it was {MOVED}")
-        )
-    return found
+    """Return, in words, what the next command that writes will finish or note. Nothing is written."""
+    state = audit_log.read_state(name)
+    if state.pending:
+        return [
+            f"{name} version {entry.version} was {entry.event} in the audit log (entry {entry.number}), but not all of its "
+            "aliases and tags are set: the process was interrupted, or is still writing"
+            for entry in state.pending
+        ]
+    champion, expected = registry.find_champion(name), history.champion_after(state.entries)
+    if champion == expected:
+        return []
+    cause = f"it was {MOVED}" if state.entries else "the audit log has no entry yet"
+    return [f"alias {CHAMPION} of {name} names version {champion}, the ledger version {expected}: {cause}"]

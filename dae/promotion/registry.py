@@ -1,4 +1,4 @@
-"""The registry: models as versions, each tagged with what it is, and aliases that name the champion and its challenger."""
+"""The registry: models as tagged versions, and aliases that name the champion and the challenger."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 PENDING = "pending"
 ABSENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-"""How MLflow says that there is no such alias, or no such model or version. Whatever else it says is an error."""
+"""MLflow's codes for an alias, a model or a version that does not exist. Any other code is an error."""
 ATTEMPTS, PAUSE = 8, 0.05
 
 
 class RegistryError(RuntimeError):
-    """The registry does not hold what was written to it, or what was asked for."""
+    """The registry does not hold what was written to it, or what a caller needs."""
 
 
 def register(
     config: PipelineConfig, model: TrainedModel, scores: Scores, data_digest: str, noisy: NoisySets
 ) -> Candidate:
-    """Make exactly the model that was scored a version, not judged yet, and, but in a dry run, the challenger.
+    """Register the model that was scored as a pending version, and make it the challenger unless it is a dry run.
 
     Raises
     ------
@@ -45,8 +45,8 @@ def register(
     tags = _tags(config, model, scores, data_digest, noisy)
     _ensure_model(name)
     _supersede(name, model.run_id)
-    created = client.create_model_version(name, model.model_uri, model.run_id, tags=tags, model_id=model.model_id)
-    candidate = Candidate(name=name, version=str(created.version), run_id=model.run_id, model_uri=model.model_uri)
+    version = client.create_model_version(name, model.model_uri, model.run_id, tags=tags, model_id=model.model_id)
+    candidate = Candidate(name=name, version=str(version.version), run_id=model.run_id, model_uri=model.model_uri)
     set_tags(model.run_id, {"model_version": candidate.version})
     if not config.gate.dry_run:
         set_alias(name, CHALLENGER, candidate.version)
@@ -61,16 +61,16 @@ def _ensure_model(name: str) -> None:
             raise
 
 
-def find_alias(name: str, which: str) -> str | None:
+def find_alias(name: str, alias: str) -> str | None:
     """Return the version an alias names; None if the model or the alias does not exist.
 
     Raises
     ------
     MlflowException
-        If the registry cannot be read, which is something else.
+        If the registry cannot be read.
     """
     try:
-        return str(connect().get_model_version_by_alias(name, which).version)
+        return str(connect().get_model_version_by_alias(name, alias).version)
     except MlflowException as error:
         if error.error_code in ABSENT:
             return None
@@ -78,49 +78,52 @@ def find_alias(name: str, which: str) -> str | None:
 
 
 def find_champion(name: str) -> str | None:
-    """Return the version that is live; None if there is none."""
+    """Return the version of the champion; None if there is none."""
     return find_alias(name, CHAMPION)
 
 
-def set_alias(name: str, which: str, version: str | None) -> None:
-    """Move an alias to a version, or remove it, and confirm by reading back.
+def set_alias(name: str, alias: str, version: str | None) -> None:
+    """Move an alias to a version, or remove it if the version is None.
+
+    The alias is read back each time: another process may move it at the same moment.
 
     Raises
     ------
     RegistryError
-        If it does not read back as it was set, though set again and again.
+        If it still does not read back as it was set after several attempts.
     """
     client = connect()
     for attempt in range(ATTEMPTS):
         if version is None:
-            retry_write(lambda: client.delete_registered_model_alias(name, which))
+            retry_write(lambda: client.delete_registered_model_alias(name, alias))
         else:
-            retry_write(lambda: client.set_registered_model_alias(name, which, version))
-        if find_alias(name, which) == version:
+            retry_write(lambda: client.set_registered_model_alias(name, alias, version))
+        current = find_alias(name, alias)
+        if current == version:
             return
         time.sleep(PAUSE * (attempt + 1))
-    raise RegistryError(f"alias {which} of {name} must read back as version {version}, found {find_alias(name, which)}")
+    raise RegistryError(f"alias {alias} of {name} must read back as version {version}, found {current}")
 
 
-def remove_alias(name: str, which: str, version: str) -> None:
-    """Remove an alias from a version; where it names another one by now, that is left.
+def remove_alias(name: str, alias: str, version: str) -> None:
+    """Remove an alias from a version. If it names another version by now, it is left.
 
     Raises
     ------
     RegistryError
-        If it still reads back as the version, though removed again and again.
+        If it still names the version after several attempts.
     """
     for attempt in range(ATTEMPTS):
-        if find_alias(name, which) != version:
+        if find_alias(name, alias) != version:
             return
-        retry_write(lambda: connect().delete_registered_model_alias(name, which))
+        retry_write(lambda: connect().delete_registered_model_alias(name, alias))
         time.sleep(PAUSE * attempt)
-    if find_alias(name, which) == version:
-        raise RegistryError(f"alias {which} of {name} must be gone from version {version}, and is not")
+    if find_alias(name, alias) == version:
+        raise RegistryError(f"alias {alias} of {name} must no longer name version {version}, but it does")
 
 
 def retry_write(write: Callable[[], object]) -> None:
-    """Write something that can be written twice; of two processes that write it at once the store refuses one."""
+    """Repeat a write that can be done twice: if two processes write at once, the store refuses one of them."""
     for attempt in range(ATTEMPTS):
         try:
             write()
@@ -133,12 +136,12 @@ def retry_write(write: Callable[[], object]) -> None:
 
 
 def get_version(name: str, number: str) -> Any:
-    """Return a version as MLflow has it, aliases and tags included.
+    """Return a version as MLflow's record, with its aliases and tags.
 
     Raises
     ------
     RegistryError
-        If there is none of this number.
+        If there is no version with this number.
     """
     if not number.isdecimal():
         raise RegistryError(f"a version of {name} is a whole number, received {number}")
@@ -150,13 +153,17 @@ def get_version(name: str, number: str) -> Any:
         raise RegistryError(f"{name} has no version {number} at {store_uri()}") from error
 
 
+def find_version(name: str, number: str) -> Any:
+    """Return a version as `get_version` does; None if there is none."""
+    try:
+        return get_version(name, number)
+    except RegistryError:
+        return None
+
+
 def version_exists(name: str, number: str) -> bool:
     """Tell whether there is such a version."""
-    try:
-        get_version(name, number)
-    except RegistryError:
-        return False
-    return True
+    return find_version(name, number) is not None
 
 
 def get_candidate(name: str, number: str) -> Candidate:
@@ -165,33 +172,33 @@ def get_candidate(name: str, number: str) -> Candidate:
     Raises
     ------
     RegistryError
-        If there is none of this number, or no run made it.
+        If there is no version with this number, or it has no run.
     """
-    found = get_version(name, number)
-    if not found.run_id:
-        raise RegistryError(f"version {number} of {name} must have been made by a run, and was not")
-    return Candidate(name=name, version=str(found.version), run_id=found.run_id, model_uri=found.source)
+    version = get_version(name, number)
+    if not version.run_id:
+        raise RegistryError(f"version {number} of {name} must belong to a run, but has none")
+    return Candidate(name=name, version=str(version.version), run_id=version.run_id, model_uri=version.source)
 
 
 def list_versions(name: str) -> list[Any]:
-    """Return every version, the newest first; none if there is no such model."""
+    """Return all versions, newest first; an empty list if there is no such model."""
     search = connect().search_model_versions
     return list(iterate_pages(search, f"name='{name}'", order_by=["version_number DESC"]))
 
 
 def list_aliases(name: str) -> dict[str, str]:
-    """Return the version each alias names; none if there is no such model."""
+    """Return the version of each alias; an empty dict if there is no such model."""
     try:
-        found = connect().get_registered_model(name).aliases
+        aliases = connect().get_registered_model(name).aliases
     except MlflowException as error:
         if error.error_code in ABSENT:
             return {}
         raise
-    return {which: str(number) for which, number in found.items()}
+    return {alias: str(number) for alias, number in aliases.items()}
 
 
 def set_version_tags(name: str, number: str, tags: Mapping[str, str | None], description: str | None = None) -> None:
-    """Set tags of a version, or remove those that are None, and set its description."""
+    """Set the tags of a version, remove those that are None, and set its description if one is given."""
     client = connect()
     for key, value in tags.items():
         if value is None:
@@ -203,7 +210,7 @@ def set_version_tags(name: str, number: str, tags: Mapping[str, str | None], des
 
 
 def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
-    """Say on a run what became of its model, unless somebody has deleted the run: the version is still what it is."""
+    """Tag a run with the outcome for its model. A deleted run is no error: the version exists without it."""
     try:
         retry_write(functools.partial(set_tags, run_id, tags))
     except MlflowException as error:
@@ -212,11 +219,11 @@ def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
 
 
 def _supersede(name: str, run_id: str) -> None:
-    """Say of versions of a run that were never judged that a later one takes their place: the run was resumed."""
-    for found in list_versions(name):
-        if found.run_id == run_id and found.tags.get("verdict") == PENDING:
+    """Mark the pending versions of a run as superseded: the run was resumed, and registers a new version."""
+    for version in list_versions(name):
+        if version.run_id == run_id and version.tags.get("verdict") == PENDING:
             set_version_tags(
-                name, str(found.version), {"verdict": "superseded", "verdict_reasons": "the run was resumed"}
+                name, str(version.version), {"verdict": "superseded", "verdict_reasons": "the run was resumed"}
             )
 
 
@@ -224,7 +231,7 @@ def _tags(
     config: PipelineConfig, model: TrainedModel, scores: Scores, data_digest: str, noisy: NoisySets
 ) -> dict[str, str]:
     run = connect().get_run(model.run_id)
-    figures = run_logging.split_metrics("val", scores.validation) | run_logging.split_metrics("test", scores.test)
+    metrics = run_logging.split_metrics("val", scores.validation) | run_logging.split_metrics("test", scores.test)
     return {
         "verdict": PENDING,
         "config_digest": config.digest,
@@ -234,4 +241,4 @@ def _tags(
         "model_sha256": models.read_sha256(model.model_id),
         "git_commit": run.data.tags.get("git_commit", "unknown"),
         "git_dirty": run.data.tags.get("git_dirty", "unknown"),
-    } | {key: repr(value) for key, value in figures.items() if "mse" in key}
+    } | {key: repr(value) for key, value in metrics.items() if "mse" in key}

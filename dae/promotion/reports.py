@@ -1,4 +1,4 @@
-"""The result of a run in words, as Markdown for Prefect's pages and CI, and as JUnit XML; and its stored record."""
+"""The result of a run as Markdown for Prefect and CI, as JUnit XML, and as a stored record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from dae import storage
 from dae.config.schema import ConfigError, GateConfig
-from dae.evaluation.tables import SCORES_HEADER, markdown_table, score_rows
+from dae.evaluation.tables import markdown_table, score_header, score_rows
 from dae.promotion.schemas import Candidate, GateResult, ModelVersion, PipelineResult
 from dae.schemas import FrozenModel, Scores
 from dae.tracking.client import TrackingError, connect, get_run
@@ -23,7 +23,7 @@ from dae.tracking.run_logging import log_text
 
 Ending = Literal["promoted", "refused", "completed", "failed", "cancelled", "timed out"]
 RESULT = "result.json"
-"""What a training run ended with, as `dae.promotion.schemas.PipelineResult`."""
+"""The result of a training run, as `dae.promotion.schemas.PipelineResult`."""
 
 
 class RunOutcome(FrozenModel):
@@ -32,13 +32,13 @@ class RunOutcome(FrozenModel):
     Attributes
     ----------
     ending : str
-        ``completed`` for a run that judges nothing.
+        ``completed`` for a run without a gate result.
     message : str
-        What there is to say of it where there is no `result`.
+        The outcome in words if there is no `result`.
     result : PipelineResult or None
-        Of a run that came to a verdict.
+        Of a run with a gate result.
     links : dict
-        From a name to an address.
+        From the name of a page to its address.
     """
 
     name: str
@@ -50,13 +50,13 @@ class RunOutcome(FrozenModel):
 
 
 def make_outcome(result: PipelineResult, links: dict[str, str], seconds: float) -> RunOutcome:
-    """Return the outcome of a run that came to a verdict."""
+    """Return the outcome of a run with a gate result."""
     ending: Ending = "refused" if result.version.decision.event == "refused" else "promoted"
     return RunOutcome(name=result.run_name, ending=ending, result=result, links=links, seconds=seconds)
 
 
 def require_writable(*files: Path | None) -> None:
-    """Refuse files that could not be written in the end, before anything long begins.
+    """Refuse files that cannot be written, before a long run starts.
 
     Raises
     ------
@@ -64,13 +64,13 @@ def require_writable(*files: Path | None) -> None:
         Naming the file.
     """
     for file in filter(None, files):
-        there = file.is_file() if file.exists() else file.parent.is_dir()
-        if not there or not os.access(file if file.exists() else file.parent, os.W_OK):
-            raise ConfigError(f"{file} must be a file that can be written, in a folder that is there")
+        is_place = file.is_file() if file.exists() else file.parent.is_dir()
+        if not is_place or not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise ConfigError(f"{file} must be a file that can be written, in a folder that exists")
 
 
 def write_outcome(outcome: RunOutcome, summary: Path | None, junit: Path | None) -> None:
-    """Append the outcome to a Markdown file, and write a JUnit file of it, where they are asked for."""
+    """Append the outcome to a Markdown file and write it to a JUnit file; None skips a file."""
     if summary is not None:
         with summary.open("a", encoding="utf-8") as file:
             file.write(_printable(outcome_markdown(outcome)))
@@ -79,7 +79,7 @@ def write_outcome(outcome: RunOutcome, summary: Path | None, junit: Path | None)
 
 
 def outcome_markdown(outcome: RunOutcome) -> str:
-    """Return the outcome as Markdown: one sentence, every check, the scores, where to look."""
+    """Return the outcome as Markdown: one sentence, all checks, the scores, and links."""
     links = " · ".join(f"[{name}]({address})" for name, address in outcome.links.items())
     if outcome.result is None:
         lead = f"# {outcome.name}: {outcome.ending}\n\n{outcome.message}\n"
@@ -89,17 +89,17 @@ def outcome_markdown(outcome: RunOutcome) -> str:
 
 
 def junit_xml(outcome: RunOutcome) -> str:
-    """Return the outcome as JUnit XML: each check of the gate is a test case; a run without a verdict is one that broke."""
+    """Return the outcome as JUnit XML. Each check of the gate is a test case, and the outcome of the run is another one."""
     suite = ElementTree.Element("testsuite", name=outcome.name, time=f"{outcome.seconds:.3f}")
     _properties(suite, outcome)
-    made = list_checks(outcome.result.version.verdict) if outcome.result else []
-    for number, (passed, reason) in enumerate(made, 1):
+    checks = list_checks(outcome.result.version.verdict) if outcome.result else []
+    for number, (passed, reason) in enumerate(checks, 1):
         name, _, _ = reason.partition(":")
         case = ElementTree.SubElement(suite, "testcase", classname="gate", name=f"{number}. {name}", time="0")
         if not passed:
             ElementTree.SubElement(case, "failure", message=reason, type="refused")
-    decided = ElementTree.SubElement(suite, "testcase", classname="run", name="outcome", time=f"{outcome.seconds:.3f}")
-    _decide(decided, outcome)
+    run_case = ElementTree.SubElement(suite, "testcase", classname="run", name="outcome", time=f"{outcome.seconds:.3f}")
+    _add_ending(run_case, outcome)
     cases = suite.findall("testcase")
     for tag in ("failure", "error", "skipped"):
         count = sum(case.find(tag) is not None for case in cases)
@@ -115,88 +115,91 @@ def junit_xml(outcome: RunOutcome) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a text with what XML and UTF-8 cannot hold replaced: colours of a terminal, bytes of a strange file name."""
+    """Replace the characters that XML or UTF-8 cannot hold, such as terminal colours or the bytes of a file name."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
-def _decide(case: ElementTree.Element, outcome: RunOutcome) -> None:
-    """Say in a test case how the run ended; a refusal without a failed check, as by a person, is a failure of it alone."""
-    said = headline(outcome.result.version) if outcome.result else outcome.message
+def _add_ending(case: ElementTree.Element, outcome: RunOutcome) -> None:
+    """Add how the run ended to its test case. A refusal by a person is a failure of this case, without a failed check."""
+    message = headline(outcome.result.version) if outcome.result else outcome.message
     if outcome.ending == "refused":
-        ElementTree.SubElement(case, "failure", message=said, type="refused")
+        ElementTree.SubElement(case, "failure", message=message, type="refused")
     elif outcome.ending in ("failed", "cancelled", "timed out"):
-        ElementTree.SubElement(case, "error", message=said or outcome.ending, type=outcome.ending)
-    ElementTree.SubElement(case, "system-out").text = said
+        ElementTree.SubElement(case, "error", message=message or outcome.ending, type=outcome.ending)
+    ElementTree.SubElement(case, "system-out").text = message
 
 
 def _properties(suite: ElementTree.Element, outcome: RunOutcome) -> None:
-    told = {"outcome": outcome.ending, **outcome.links}
+    properties = {"outcome": outcome.ending, **outcome.links}
     if (result := outcome.result) is not None:
-        told |= {"run_id": result.run_id, "model": result.version.name, "version": result.version.version}
-        told |= {"val_mse": f"{result.scores.validation.pooled.mse:.6f}", "decided_by": result.version.decision.who}
+        properties |= {"run_id": result.run_id, "model": result.version.name, "version": result.version.version}
+        properties |= {
+            "val_mse": f"{result.scores.validation.pooled.mse:.6f}",
+            "decided_by": result.version.decision.who,
+        }
     element = ElementTree.SubElement(suite, "properties")
-    for name, value in told.items():
+    for name, value in properties.items():
         ElementTree.SubElement(element, "property", name=name, value=value)
 
 
 def headline(version: ModelVersion) -> str:
     """Return the outcome in one sentence."""
-    decision, named = version.decision, f"{version.name} version {version.version}"
+    decision, label = version.decision, f"{version.name} version {version.version}"
     if decision.dry_run:
-        return f"Dry run: {named} would be {decision.event}; no alias was moved."
+        return f"Dry run: {label} would be {decision.event}; no alias was moved."
     if decision.event == "forced":
         return (
-            f"FORCED by {decision.who}: {named} is the champion, though the gate refused it. Reason: {decision.reason}"
+            f"FORCED by {decision.who}: {label} is the champion, though the gate refused it. Reason: {decision.reason}"
         )
     if decision.promoted:
-        return f"Promoted: {named} is the champion."
-    stays = f"Refused: {named} is registered, and the champion stays as it was."
-    return f"{stays} The gate lets it pass, but: {decision.reason}." if decision.verdict.promoted else stays
+        return f"Promoted: {label} is the champion."
+    refusal = f"Refused: {label} is registered, and the champion stays as it was."
+    return f"{refusal} The gate lets it pass, but: {decision.reason}." if decision.verdict.promoted else refusal
 
 
-def list_checks(verdict: GateResult) -> list[tuple[bool, str]]:
-    """Return each check as whether it passed and its reason, and reasons that belong to none."""
-    made = [(check.passed, check.reason) for check in verdict.checks]
-    return made + [(False, reason) for reason in verdict.reasons if (False, reason) not in made]
+def list_checks(gate_result: GateResult) -> list[tuple[bool, str]]:
+    """Return whether each check passed, with its reason, and then the reasons that belong to no check."""
+    checks = [(check.passed, check.reason) for check in gate_result.checks]
+    return checks + [(False, reason) for reason in gate_result.reasons if (False, reason) not in checks]
 
 
-def approval_question(candidate: Candidate, verdict: GateResult, policy: GateConfig) -> str:
-    """Return, as Markdown, what a person is asked before a version is promoted."""
-    against = f" in place of version {verdict.champion}" if verdict.champion else ""
+def approval_question(candidate: Candidate, gate_result: GateResult, policy: GateConfig) -> str:
+    """Return, as Markdown, the question to a person before a version is promoted."""
+    against = f" in place of version {gate_result.champion}" if gate_result.champion else ""
     lead = f"May {candidate.name} version {candidate.version} become the champion{against}?"
-    forced = [] if verdict.promoted else ["", f"The gate refuses it; it would be **forced**: {policy.force}"]
-    return "\n".join([lead, *forced, "", *_bullets(verdict)])
+    forced = [] if gate_result.promoted else ["", f"The gate refuses it; it would be **forced**: {policy.force}"]
+    return "\n".join([lead, *forced, "", *_bullets(gate_result)])
 
 
-def _bullets(verdict: GateResult) -> list[str]:
-    return [f"- {'passed' if passed else '**failed**'}: {reason}" for passed, reason in list_checks(verdict)]
+def _bullets(gate_result: GateResult) -> list[str]:
+    return [f"- {'passed' if passed else '**failed**'}: {reason}" for passed, reason in list_checks(gate_result)]
 
 
 def verdict_markdown(version: ModelVersion, scores: Scores) -> str:
-    """Return the outcome, the checks and the scores as Markdown."""
+    """Return the outcome, the checks and the scores of a version as Markdown."""
     parts = [
         f"# {headline(version)}",
         "",
         *_bullets(version.verdict),
         "",
-        markdown_table([SCORES_HEADER, *score_rows(scores)]),
+        markdown_table([score_header(scores), *score_rows(scores)]),
         "",
     ]
     return "\n".join(parts)
 
 
 def log_result(result: PipelineResult) -> None:
-    """Log what a training run ends with. A score of no images is NaN, which pydantic's own JSON would make null."""
+    """Log the result of a training run. A score of no images is NaN, which pydantic would write as null."""
     log_text(result.run_id, json.dumps(result.model_dump(mode="json"), indent=2), RESULT)
 
 
 def read_result(run_id: str) -> PipelineResult:
-    """Return what a training run ended with.
+    """Return the result of a training run.
 
     Raises
     ------
     TrackingError
-        If it has not come to its end, or there is no such run.
+        If it has not finished, or there is no such run.
     """
     client = connect()
     get_run(client, run_id)

@@ -1,4 +1,4 @@
-"""What the gate judges, what it finds, and what is then decided: small frozen records, like those of `dae.schemas`."""
+"""The records of promotion: inputs and result of the gate, decisions, versions, and results of flows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DecisionEvent = Literal["promoted", "refused", "forced"]
 
 
 class ChampionComparison(FrozenModel):
-    """The champion a challenger meets: none yet, compared, or beyond comparison for a reason."""
+    """A challenger compared with the champion: there may be none, and `trouble` says why no comparison was possible."""
 
     version: str | None = None
     comparison: PairedComparison | None = None
@@ -19,7 +19,7 @@ class ChampionComparison(FrozenModel):
 
 
 class SmokeTestResult(FrozenModel):
-    """What a registered version did when it was downloaded and used in a process of its own.
+    """The result of the smoke test of a registered version, downloaded and used in a process of its own.
 
     Attributes
     ----------
@@ -56,16 +56,16 @@ class BaselineComparison(FrozenModel):
 
 
 class GateInputs(FrozenModel):
-    """All that the gate judges."""
+    """All that the gate compares with its policy."""
 
     scores: Scores
-    opponent: ChampionComparison = ChampionComparison()
-    trial: SmokeTestResult | None = None
-    rivals: tuple[BaselineComparison, ...] = ()
+    champion: ChampionComparison = ChampionComparison()
+    smoke_test: SmokeTestResult | None = None
+    baselines: tuple[BaselineComparison, ...] = ()
 
 
 class Check(FrozenModel):
-    """One question the gate asked: `value` had to be at most `limit`, which came from `source`."""
+    """One comparison of the gate: `value` with `limit`, which comes from `source`; `reason` says how it went."""
 
     name: str
     value: float | None
@@ -76,7 +76,7 @@ class Check(FrozenModel):
 
 
 class GateResult(FrozenModel):
-    """The gate's answer, with every check it rests on, and the version of the champion it was found against."""
+    """The result of the gate: its checks, the reasons of a refusal, and the version of the champion it compared with."""
 
     promoted: bool
     checks: tuple[Check, ...]
@@ -90,9 +90,9 @@ class GateResult(FrozenModel):
 
 
 class ApprovalAnswer(FrozenModel):
-    """What a person said when asked to approve; `approved` is None where nobody answered in time.
+    """The answer of a person who was asked to approve; `approved` is None where nobody answered in time.
 
-    It holds for what was asked: whether a version may be `event` in the place of `champion`.
+    It is valid for one question: whether a version may be `event` in place of `champion`.
     """
 
     approved: bool | None
@@ -103,7 +103,7 @@ class ApprovalAnswer(FrozenModel):
 
 
 class Candidate(FrozenModel):
-    """A registered version that is to be judged, and the logged model it was made of."""
+    """A registered version for the gate, and the logged model it was made of."""
 
     name: str
     version: str
@@ -112,7 +112,7 @@ class Candidate(FrozenModel):
 
 
 class Decision(FrozenModel):
-    """What was done with a version, and who answers for it: the gate's verdict, or a person's reason.
+    """The decision about a version, and who is responsible for it: the gate, or a person with a reason.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ class Decision(FrozenModel):
 
 
 class ModelVersion(FrozenModel):
-    """The registry entry made of a trained model, and what was decided about it."""
+    """A registered version of a model, and the decision about it."""
 
     name: str
     version: str
@@ -150,7 +150,7 @@ class ModelVersion(FrozenModel):
 
 
 class PipelineResult(FrozenModel):
-    """What a training run ends with."""
+    """The result of a training run."""
 
     run_id: str
     run_name: str
@@ -161,7 +161,7 @@ class PipelineResult(FrozenModel):
 
 
 class PromotionResult(FrozenModel):
-    """What a promotion flow ends with."""
+    """The result of a promotion flow."""
 
     scores: Scores
     version: ModelVersion

@@ -1,4 +1,4 @@
-"""A registered version tried out: downloaded, and used in a process of its own that knows nothing but the files."""
+"""The smoke test of a registered version: it is downloaded and used in a separate process, which has only the files."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ TIMEOUT = 900
 WARM_UP, CALLS = 5, 60
 MORE_ROWS, MORE_COLUMNS = 9, 5
 MIB = 2**20
-ANSWER = "trial: "
-FULL = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM}
+ANSWER = "smoke test: "
+MACHINE_ERRORS = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM}
 
 
 class SmokeTestError(RuntimeError):
-    """A version could not be tried, for a reason that is not its own."""
+    """The smoke test could not be run, for a reason that does not lie in the version."""
 
 
 def run_smoke_test(name: str, version: str) -> SmokeTestResult:
     """Download a version, and return what it does in a clean process.
 
-    What is wrong with the version is part of the result. That it cannot be downloaded at all is an error.
+    If something is wrong with the version, the result says so. An error means that the smoke test itself could not be run.
 
     Raises
     ------
     RegistryError
         If there is no such version.
-    TrialError
-        If the process was killed, took too long, or could not work.
+    SmokeTestError
+        If the process was killed, took too long, or could not start.
     MlflowException
         If the store cannot be read.
     """
@@ -59,23 +59,23 @@ def run_smoke_test(name: str, version: str) -> SmokeTestResult:
 def _run(folder: Path) -> SmokeTestResult:
     command = [sys.executable, "-m", "dae.promotion.smoke_test", str(folder)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
-        raise SmokeTestError(f"the trial of a version was not done after {TIMEOUT} s") from error
-    lines = [line for line in done.stdout.splitlines() if line.startswith(ANSWER)]
-    if done.returncode != 0 or not lines:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SmokeTestError(f"the trial of a version ended with exit code {done.returncode}: {last}")
+        raise SmokeTestError(f"the smoke test of a version was not done after {TIMEOUT} s") from error
+    lines = [line for line in result.stdout.splitlines() if line.startswith(ANSWER)]
+    if result.returncode != 0 or not lines:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise SmokeTestError(f"the smoke test of a version ended with exit code {result.returncode}: {last}")
     return SmokeTestResult.model_validate_json(lines[-1].removeprefix(ANSWER))
 
 
 def examine_model(folder: Path) -> SmokeTestResult:
-    """Return what the model in a folder does, apart from the digest that was recorded for it.
+    """Return the result of the smoke test of the model in a folder, without the digest recorded in the registry.
 
     Parameters
     ----------
     folder : Path
-        As a model is logged: ``data/model.keras``, and ``reference.npz`` with the outputs it gave then.
+        As a model is logged: ``data/model.keras``, and ``reference.npz`` with its outputs at that time.
     """
     import keras
 
@@ -88,9 +88,9 @@ def examine_model(folder: Path) -> SmokeTestResult:
     except MemoryError:
         raise
     except Exception as error:
-        if getattr(error, "errno", None) in FULL:  # the machine's trouble, not the version's
+        if getattr(error, "errno", None) in MACHINE_ERRORS:  # not the fault of the version
             raise
-        return SmokeTestResult(error=_words(error), **facts)
+        return SmokeTestResult(error=_error_text(error), **facts)
     if restored is not None:
         facts["difference"] = _difference(model, noisy, restored)
     height, width = noisy.shape[1:3]
@@ -114,17 +114,17 @@ def _reference(folder: Path, model: Any) -> tuple[np.ndarray, np.ndarray | None]
 def _difference(model: Any, noisy: np.ndarray, restored: np.ndarray) -> float:
     try:
         return float(np.abs(np.asarray(model.predict_on_batch(noisy)) - restored).max())
-    except Exception:  # noqa: BLE001  (whatever a backend raises: the outputs are not those that were recorded)
+    except Exception:  # noqa: BLE001  (any error of a backend means that the outputs are not the recorded ones)
         return math.inf
 
 
 def _trouble(model: Any, images: np.ndarray) -> str | None:
-    """Return what goes wrong when images are restored; None if nothing does."""
+    """Return what goes wrong when images are restored; None if nothing goes wrong."""
     size = "x".join(map(str, images.shape))
     try:
         restored = np.asarray(model.predict_on_batch(images))
-    except Exception as error:  # noqa: BLE001  (whatever a backend raises)
-        return f"images of {size} cannot be restored: {_words(error)}"
+    except Exception as error:  # noqa: BLE001  (any error of a backend)
+        return f"images of {size} cannot be restored: {_error_text(error)}"
     if restored.shape != images.shape:
         return f"images of {size} come back as {'x'.join(map(str, restored.shape))}"
     return None if np.isfinite(restored).all() else f"images of {size} come back with values that are no finite numbers"
@@ -142,7 +142,7 @@ def _latency_ms(model: Any, image: np.ndarray) -> float:
 
 def _peak_mib() -> float:
     status = Path("/proc/self/status")
-    if status.exists():  # not getrusage: a child's figure there begins with its parent's
+    if status.exists():  # getrusage would start with the peak of the parent process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     import psutil
@@ -150,18 +150,18 @@ def _peak_mib() -> float:
     return float(psutil.Process().memory_info().rss / MIB)
 
 
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
 def main() -> None:
-    """Examine the model in the folder named on the command line, and print what was found."""
+    """Examine the model in the folder named on the command line, and print the result as JSON."""
     runtime.configure()
     with runtime.silence_stderr():
-        found = examine_model(Path(sys.argv[1]))
-    print(ANSWER + json.dumps(found.model_dump(mode="json")))
+        result = examine_model(Path(sys.argv[1]))
+    print(ANSWER + json.dumps(result.model_dump(mode="json")))
     sys.stdout.flush()
-    os._exit(0)  # a backend's threads have nothing to say any more
+    os._exit(0)  # do not wait for the threads of a backend
 
 
 if __name__ == "__main__":

@@ -29,50 +29,50 @@ RUNS_HEADER = ("run", "id", "status", "verdict", "version", "val MSE", "test MSE
 
 
 def read_versions(name: str) -> list[dict[str, Any]]:
-    """Return one plain record a version, the newest first."""
-    named: dict[str, list[str]] = {}
+    """Return one record for each version, newest first, as JSON objects."""
+    aliases: dict[str, list[str]] = {}
     for alias, version in sorted(registry.list_aliases(name).items()):
-        named.setdefault(version, []).append(alias)
-    return [_record(found, named.get(str(found.version), [])) for found in registry.list_versions(name)]
+        aliases.setdefault(version, []).append(alias)
+    return [_record(version, aliases.get(str(version.version), [])) for version in registry.list_versions(name)]
 
 
-def _record(found: Any, aliases: list[str]) -> dict[str, Any]:
-    tags = found.tags
+def _record(version: Any, aliases: list[str]) -> dict[str, Any]:
+    tags = version.tags
     return {
-        "version": str(found.version),
+        "version": str(version.version),
         "verdict": tags.get("verdict", "unknown"),
         "aliases": aliases,
         "best_val_mse": _number(tags.get("best_val_mse")),
         "test_mse": _number(tags.get("test_mse")),
-        "registered": datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
+        "registered": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
         "decided_at": tags.get("decided_at"),
         "decided_by": tags.get("decided_by"),
         "reason": tags.get("verdict_reasons", ""),
         "forced": "forced_reason" in tags,
         "forced_by": tags.get("forced_by"),
         "forced_reason": tags.get("forced_reason"),
-        "run_id": found.run_id,
-        "model_uri": found.source,
+        "run_id": version.run_id,
+        "model_uri": version.source,
         "model_sha256": tags.get("model_sha256"),
         "data_digest": tags.get("data_digest"),
         "git_commit": tags.get("git_commit"),
     }
 
 
-def version_rows(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return the versions as text."""
+def version_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return the rows of the table of versions."""
     return [
         (
-            each["version"],
-            _verdict(each),
-            ", ".join(each["aliases"]) or "-",
-            tables.format_mse(each["best_val_mse"]),
-            tables.format_mse(each["test_mse"]),
-            local(datetime.fromisoformat(each["registered"])),
-            (each["run_id"] or "-")[:8],
-            f"{each['forced_by']}: {each['forced_reason']}" if each["forced"] else short(each["reason"]) or "-",
+            record["version"],
+            _verdict(record),
+            ", ".join(record["aliases"]) or "-",
+            tables.format_mse(record["best_val_mse"]),
+            tables.format_mse(record["test_mse"]),
+            local(datetime.fromisoformat(record["registered"])),
+            (record["run_id"] or "-")[:8],
+            f"{record['forced_by']}: {record['forced_reason']}" if record["forced"] else short(record["reason"]) or "-",
         )
-        for each in found
+        for record in records
     ]
 
 
@@ -83,7 +83,7 @@ def _verdict(record: dict[str, Any]) -> str:
 
 
 def history_rows(entries: Sequence[AuditEntry]) -> list[tuple[str, ...]]:
-    """Return the ledger as text."""
+    """Return the rows of the table of the audit log."""
     return [
         (
             str(entry.number),
@@ -100,7 +100,7 @@ def history_rows(entries: Sequence[AuditEntry]) -> list[tuple[str, ...]]:
 
 
 def short(reasons: str) -> str:
-    """Return the first of several reasons, and how many more failed; of a promotion how many checks passed.
+    """Return the first of several reasons and the number of the others; for a promotion, the number of passed checks.
 
     Examples
     --------
@@ -123,40 +123,42 @@ def _number(text: str | None) -> float | None:
 
 
 def read_runs(experiment: str | None = None) -> pd.DataFrame:
-    """Return one row a run, the newest first, of one experiment or of all.
+    """Return one row for each run, newest first, of one experiment or of all.
 
-    The columns are those of `COLUMNS`, ``seconds``, and for each kind of noise that occurs ``val_mse_<kind>`` and
-    ``val_mse_<kind>_nothing``; what a run does not have is missing.
+    The columns are those of `COLUMNS`, ``seconds``, and for each kind of noise ``val_mse_<kind>`` and
+    ``val_mse_<kind>_nothing``. A value that a run does not have is missing.
     """
-    experiments = connect().search_experiments()
-    aside = {audit_log.AUDIT_LOG_TAG, CHECKS}
-    wanted = [each for each in experiments if experiment in (None, each.name) and not aside & each.tags.keys()]
-    ids = [each.experiment_id for each in wanted]
-    found = mlflow.search_runs(ids, order_by=["attributes.start_time DESC"]) if ids else pd.DataFrame()
-    if not isinstance(found, pd.DataFrame) or found.empty:
+    other_tags = {audit_log.AUDIT_LOG_TAG, CHECKS}
+    ids = [
+        candidate.experiment_id
+        for candidate in connect().search_experiments()
+        if experiment in (None, candidate.name) and not other_tags & candidate.tags.keys()
+    ]
+    runs = mlflow.search_runs(ids, order_by=["attributes.start_time DESC"]) if ids else pd.DataFrame()
+    if not isinstance(runs, pd.DataFrame) or runs.empty:
         return pd.DataFrame()
-    table = found.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS)
-    by_kind = sorted(
+    table = runs.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS)
+    kind_columns = sorted(
         str(name)
-        for name in found.columns
+        for name in runs.columns
         if str(name).startswith("metrics.val_mse_") and name != "metrics.val_mse_nothing"
     )
-    for name in by_kind:
-        table[name.removeprefix("metrics.")] = found[name]
-    ended, started = (pd.to_datetime(found[column], utc=True) for column in ("end_time", "start_time"))
+    for name in kind_columns:
+        table[name.removeprefix("metrics.")] = runs[name]
+    ended, started = (pd.to_datetime(runs[column], utc=True) for column in ("end_time", "start_time"))
     table["seconds"] = (ended - started).dt.total_seconds()
     return table
 
 
 def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows as JSON objects, None for what is missing."""
+    """Return the rows as JSON objects; a missing value is None."""
     return [
         {str(key): None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")
     ]
 
 
 def run_rows(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:
-    """Yield the rows as text."""
+    """Yield the rows of the table of runs."""
     for record in as_records(table):
         yield (
             record["name"],

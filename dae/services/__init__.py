@@ -1,1 +1,1 @@
-"""The servers a team runs the pipeline on, on one machine: PostgreSQL, MLflow, Prefect, and a worker, kept by supervisord."""
+"""The servers of a team on one machine: PostgreSQL, MLflow, Prefect and a worker, supervised by supervisord."""

@@ -1,4 +1,4 @@
-"""The environment of the services, and that of those who use them. Secrets travel in it, never on a command line."""
+"""The environments of the services and of their clients. Secrets are passed in them, never on a command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dae import storage
 from dae.services.settings import LOOPBACK, PREFIX, ServiceSettings
 
 MARK = "DAE_SERVICES_OF"
-"""Every process of the services carries the folder they belong to under this name."""
+"""Every process of the services has their folder in this environment variable."""
 LOOPBACK_HOSTS = ("localhost:*", "127.0.0.1:*")
 SERVERS_OWN = (
     "MLFLOW_AUTH_ADMIN_PASSWORD",
@@ -18,7 +18,7 @@ SERVERS_OWN = (
     "PREFECT_API_DATABASE_CONNECTION_URL",
     "PREFECT_SERVER_API_AUTH_STRING",
 )
-"""Secrets of the servers, for which a worker and its runs have no use."""
+"""Secrets of the servers that a worker and its runs do not need."""
 DATABASES = ("mlflow", "mlflow_auth", "prefect")
 
 
@@ -35,7 +35,7 @@ def of_clients(settings: ServiceSettings) -> dict[str, str]:
 
 
 def of_services(settings: ServiceSettings) -> dict[str, str]:
-    """Return the whole environment of supervisord, which its programs share."""
+    """Return the environment of supervisord, which its programs inherit."""
     folder = settings.folder
     auth = f"admin:{settings.prefect_password}"
     own = of_clients(settings) | {
@@ -50,14 +50,14 @@ def of_services(settings: ServiceSettings) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "PREFECT_HOME": str(folder / "prefect"),
-        # Its pages, as it serves them; else it writes them among the installed packages.
+        # Prefect's pages as it serves them; by default it writes them into the installed package.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui"),
         "PREFECT_API_DATABASE_CONNECTION_URL": settings.database("prefect", "asyncpg"),
         "PREFECT_SERVER_API_AUTH_STRING": auth,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # In memory, a restart of the server would end every run that has a place under a limit.
+        # If leases were in memory, a restart of the server would end every run under a concurrency limit.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_SERVER_UI_API_URL": "/api",  # wherever a browser found the pages
+        "PREFECT_SERVER_UI_API_URL": "/api",  # relative to the address of the pages
         "PREFECT_WORKER_QUERY_SECONDS": "5",
         "PYTHONUNBUFFERED": "1",
     }
@@ -71,7 +71,7 @@ def of_services(settings: ServiceSettings) -> dict[str, str]:
 
 
 def _allowed(settings: ServiceSettings) -> dict[str, str]:
-    """Return which addresses MLflow answers at, if others than the local ones are asked for."""
+    """Return the addresses at which MLflow answers, if others than the local ones are configured."""
     origins = [origin for origin in settings.mlflow_origins.split(",") if origin]
     if settings.reached_at != LOOPBACK:
         origins.append(settings.mlflow_url)
@@ -85,10 +85,10 @@ def _allowed(settings: ServiceSettings) -> dict[str, str]:
 
 
 def basic_auth(settings: ServiceSettings) -> str:
-    """Return the configuration of MLflow's basic-auth app: other users, once made, may look and not change anything.
+    """Return the configuration of MLflow's basic-auth app: users that are added may read but not write.
 
-    A login that was right holds for a minute: to check it takes a tenth of a second, of each request. One that is changed or
-    removed through the server ends at once, since it is one process.
+    A successful login is cached for a minute, since checking it takes 0.1 s for each request. A login that is changed or
+    removed through the server becomes invalid at once, since the server is one process.
     """
     return (
         "[mlflow]\n"
@@ -101,6 +101,6 @@ def basic_auth(settings: ServiceSettings) -> str:
 
 
 def shell(settings: ServiceSettings) -> str:
-    """Return the clients' environment as lines a shell can read."""
+    """Return the clients' environment as lines that a shell can read."""
     lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in of_clients(settings).items())
     return f"# Points a shell at the services: set -a; . {settings.folder / 'client.env'}; set +a\n{lines}"

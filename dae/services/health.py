@@ -1,4 +1,4 @@
-"""Whether each service is healthy: what a client would ask of it is asked."""
+"""Health checks of the services: each sends a request as a client would."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dae.services.postgres import ServicesError
 from dae.services.settings import ServiceSettings
 
 PATIENCE = 180
-"""Seconds to wait for a service: the first start makes its tables, on a slow machine a minute's work."""
+"""Seconds to wait for a service. The first start creates its tables, which takes a minute on a slow machine."""
 POLL = 0.5
 
 
@@ -24,7 +24,7 @@ def wait(settings: ServiceSettings, name: str) -> None:
     Raises
     ------
     ServicesError
-        If it gives up, or is not healthy in time; with the end of its log.
+        If it stops, or is not healthy in time. The message has the end of its log.
     """
     deadline = time.monotonic() + PATIENCE
     while (trouble := CHECKS[name](settings)) is not None:
@@ -38,7 +38,7 @@ def wait(settings: ServiceSettings, name: str) -> None:
 
 
 def trouble(settings: ServiceSettings, name: str) -> str | None:
-    """Return what is the matter with a service, None if nothing is."""
+    """Return what is wrong with a service; None if it is healthy."""
     return CHECKS[name](settings)
 
 
@@ -55,20 +55,20 @@ def _postgres(settings: ServiceSettings) -> str | None:
 def _mlflow(settings: ServiceSettings) -> str | None:
     login = ("admin", settings.mlflow_password)
     url = f"{settings.mlflow_url}/api/2.0/mlflow/experiments/search"
-    return _asked(lambda: httpx.get(url, params={"max_results": 1}, auth=login, timeout=10))
+    return _check_answer(lambda: httpx.get(url, params={"max_results": 1}, auth=login, timeout=10))
 
 
 def _prefect(settings: ServiceSettings) -> str | None:
-    return _asked(lambda: _of_prefect(settings, "flow_runs/count"))
+    return _check_answer(lambda: _of_prefect(settings, "flow_runs/count"))
 
 
 def _worker(settings: ServiceSettings) -> str | None:
     try:
         answer = _of_prefect(settings, f"work_pools/{supervision.WORK_POOL}/workers/filter")
-        known = answer.json() if answer.status_code == httpx.codes.OK else []
+        workers = answer.json() if answer.status_code == httpx.codes.OK else []
     except (httpx.HTTPError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
-    online = [each["name"] for each in known if each["status"] == "ONLINE"]
+    online = [worker["name"] for worker in workers if worker["status"] == "ONLINE"]
     return None if set(online) & supervision.worker_names() else "no worker of this machine is online in the pool"
 
 
@@ -77,9 +77,9 @@ def _of_prefect(settings: ServiceSettings, path: str) -> httpx.Response:
     return httpx.post(f"{settings.prefect_url}/api/{path}", json={}, auth=login, timeout=10)
 
 
-def _asked(ask: Callable[[], httpx.Response]) -> str | None:
+def _check_answer(request: Callable[[], httpx.Response]) -> str | None:
     try:
-        answer: Any = ask()
+        answer: Any = request()
     except httpx.HTTPError as error:
         return f"{type(error).__name__}: {error}"
     if answer.status_code == httpx.codes.UNAUTHORIZED:

@@ -1,4 +1,4 @@
-"""Up and down: the services from nothing to healthy, and back."""
+"""Starting the services until all are healthy, and stopping them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Say = Callable[[str], None]
 
 
 def up(settings: ServiceSettings, say: Say) -> None:
-    """Start what does not run, and wait until all is healthy. What runs already is left as it is.
+    """Start the services that do not run, and wait until all are healthy. Running ones are not touched.
 
     Raises
     ------
     ServicesError
-        If PostgreSQL is missing, a port is taken, or a service does not become healthy. What was started stays up then, so
-        that its log can be looked at; calling again goes on.
+        If PostgreSQL is missing, a port is taken, or a service does not become healthy. Started services keep running then,
+        so that their logs can be read; the next call continues.
     """
     with changing(settings):
         require_whole(settings)
@@ -40,12 +40,12 @@ def up(settings: ServiceSettings, say: Say) -> None:
 
 
 def half_restored(settings: ServiceSettings) -> Path:
-    """Return the file that is there while databases and artifacts may be of different times."""
+    """Return the file that exists while databases and artifacts may be of different times."""
     return settings.folder / ".restoring"
 
 
 def require_whole(settings: ServiceSettings) -> None:
-    """Refuse to go on while databases and artifacts may be of different times.
+    """Refuse to continue while databases and artifacts may be of different times.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def require_whole(settings: ServiceSettings) -> None:
 
 
 def database(settings: ServiceSettings, say: Say) -> None:
-    """Start PostgreSQL alone, with the role and the databases in it."""
+    """Start only PostgreSQL, and create its role and databases."""
     postgres.binary(settings, "postgres")
     _prepare_folder(settings)
     if supervision.states(settings) is None:
@@ -72,17 +72,17 @@ def database(settings: ServiceSettings, say: Say) -> None:
 
 
 def down(settings: ServiceSettings) -> list[str]:
-    """Stop what was started, the worker first; return what was stopped.
+    """Stop the running services, the worker first, and return what was stopped.
 
-    A flow run that is under way is told to end, and is marked as crashed in Prefect and stopped in MLflow.
+    A flow run in progress is terminated. It is marked as crashed in Prefect and as killed in MLflow.
     """
     with changing(settings):
         running = supervision.states(settings)
         stopped = [name for name, state in (running or {}).items() if state not in supervision.STOPPED]
         stop_all(settings)
-        left = supervision.left_behind(settings)  # of a supervisord that was killed
-        end(left)
-        return stopped + [f"process {each.pid}, left behind" for each in left]
+        orphans = supervision.left_behind(settings)  # of a supervisord that was killed
+        end(orphans)
+        return stopped + [f"process {process.pid}, left behind" for process in orphans]
 
 
 def stop_all(settings: ServiceSettings) -> None:
@@ -97,30 +97,33 @@ def stop_all(settings: ServiceSettings) -> None:
 
 
 def _flow_runs(settings: ServiceSettings) -> list[psutil.Process]:
-    """Return the processes that are none of supervisord's: those a worker started, which outlive it."""
-    kept = supervision.pids(settings)
+    """Return the processes that a worker started. They outlive it, and supervisord does not know them."""
+    supervised = supervision.pids(settings)
     below = {
-        child.pid for pid in kept if psutil.pid_exists(pid) for child in psutil.Process(pid).children(recursive=True)
+        child.pid
+        for pid in supervised
+        if psutil.pid_exists(pid)
+        for child in psutil.Process(pid).children(recursive=True)
     }
-    return [each for each in supervision.left_behind(settings) if each.pid not in kept | below]
+    return [process for process in supervision.left_behind(settings) if process.pid not in supervised | below]
 
 
 def end(processes: list[psutil.Process]) -> None:
-    """Tell processes to end and wait; kill those that do not. PostgreSQL ends at once when told by SIGINT."""
-    for each in processes:
+    """Terminate processes and wait; kill those that do not end. SIGINT makes PostgreSQL stop at once."""
+    for process in processes:
         try:
-            each.send_signal(signal.SIGINT if each.name() == "postgres" else signal.SIGTERM)
+            process.send_signal(signal.SIGINT if process.name() == "postgres" else signal.SIGTERM)
         except psutil.NoSuchProcess:
             continue
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
-    for each in alive:
+    for process in alive:
         with suppress(psutil.NoSuchProcess):
-            each.kill()
+            process.kill()
     psutil.wait_procs(alive, timeout=PATIENCE)
 
 
 def report(settings: ServiceSettings) -> dict[str, tuple[str, str]]:
-    """Return the address of each service and what is the matter with it, or ``healthy``."""
+    """Return the address of each service, and its problem or ``healthy``."""
     addresses = {
         "postgres": f"{LOOPBACK}:{settings.postgres_port}",
         "mlflow": settings.mlflow_url,
@@ -128,17 +131,17 @@ def report(settings: ServiceSettings) -> dict[str, tuple[str, str]]:
         "worker": f"of work pool {supervision.WORK_POOL}",
     }
     supervised = supervision.states(settings) is not None
-    found = {name: health.trouble(settings, name) for name in addresses}
-    told = {
+    troubles = {name: health.trouble(settings, name) for name in addresses}
+    states = {
         name: "healthy" if trouble is None else trouble if supervised else "not running"
-        for name, trouble in found.items()
+        for name, trouble in troubles.items()
     }
-    return {name: (address, told[name]) for name, address in addresses.items()}
+    return {name: (address, states[name]) for name, address in addresses.items()}
 
 
 @contextmanager
 def changing(settings: ServiceSettings) -> Iterator[None]:
-    """Let one command at a time change the services; another waits."""
+    """Let only one command at a time change the services; others wait."""
     settings.folder.mkdir(parents=True, exist_ok=True)
     with (settings.folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -154,13 +157,12 @@ def _prepare_folder(settings: ServiceSettings) -> None:
 
 def _require_free_ports(settings: ServiceSettings) -> None:
     for name, port in settings.ports().items():
-        if (who := supervision.listener(port)) is not None:
+        if (process := supervision.listener(port)) is not None:
             advice = f"set DAE_{name.upper()}_PORT in .env to another, or stop what listens there"
-            left = supervision.left_behind(settings)
-            if left:
+            if supervision.left_behind(settings):
                 down = command_lines.make_command("services-down")
                 advice = f"it belongs to these services, whose supervisord was killed: {down} stops it"
-            raise ServicesError(f"port {port} of {name} must be free, but {who} listens on it; {advice}")
+            raise ServicesError(f"port {port} of {name} must be free, but {process} listens on it; {advice}")
 
 
 def _await(settings: ServiceSettings, name: str, say: Say) -> None:

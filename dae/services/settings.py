@@ -1,4 +1,4 @@
-"""What the services run with: ``.env``, made of ``.env.example`` the first time, with passwords of its own."""
+"""Settings of the services: ``.env``, which is created from ``.env.example`` with new passwords."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ EVERYWHERE = ("0.0.0.0", "::")
 CLUSTER = "postgres"
 SECRETS = ("_PASSWORD", "_SECRET_KEY")
 SOCKET_PATH = 90
-"""An address in the file system holds some 107 characters, of which supervisord adds a few for a draft."""
+"""The path of a socket may have about 107 characters, and supervisord adds a few for a temporary name."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Secret = Annotated[str, Field(min_length=12, pattern=r"^[A-Za-z0-9_-]+$")]
-"""Letters, digits, _ and - alone: it stands in addresses and in ini files as it is. MLflow asks for 12 at least."""
+"""Only letters, digits, _ and -, since it is not quoted in addresses and ini files. MLflow requires at least 12."""
 
 
 class ServiceSettings(BaseSettings):
@@ -49,12 +49,12 @@ class ServiceSettings(BaseSettings):
 
     @property
     def folder(self) -> Path:
-        """Where everything the services keep lies."""
+        """The folder of all data of the services."""
         return (storage.project_home() / self.services_folder.expanduser()).resolve()
 
     @property
     def socket(self) -> Path:
-        """Where supervisord listens."""
+        """The socket on which supervisord listens."""
         return self.folder / "supervisor.sock"
 
     @property
@@ -64,7 +64,7 @@ class ServiceSettings(BaseSettings):
 
     @property
     def authority(self) -> str:
-        """The same as it stands in an address: one of version 6 in brackets."""
+        """The same in the form of a URL: an IPv6 address is in brackets."""
         return f"[{self.reached_at}]" if ":" in self.reached_at else self.reached_at
 
     @property
@@ -74,7 +74,7 @@ class ServiceSettings(BaseSettings):
 
     @property
     def prefect_url(self) -> str:
-        """The address of Prefect's pages; its API lies under ``/api``."""
+        """The address of Prefect's pages; its API is at ``/api``."""
         return f"http://{self.authority}:{self.prefect_port}"
 
     def database(self, name: str, driver: str) -> str:
@@ -87,45 +87,45 @@ class ServiceSettings(BaseSettings):
 
 
 def path() -> Path:
-    """Return where ``.env`` lies, or will."""
+    """Return the path of ``.env``, which may not exist yet."""
     return storage.project_home() / ".env"
 
 
 def without_secrets() -> ServiceSettings:
-    """Return settings that know the folder alone: enough to stop what runs in it when ``.env`` is lost."""
-    chosen = os.environ.get(f"{PREFIX}SERVICES_FOLDER") or ServiceSettings.model_fields["services_folder"].default
-    return ServiceSettings.model_construct(services_folder=Path(chosen))
+    """Return settings with only the folder: enough to stop the services when ``.env`` is lost."""
+    folder = os.environ.get(f"{PREFIX}SERVICES_FOLDER") or ServiceSettings.model_fields["services_folder"].default
+    return ServiceSettings.model_construct(services_folder=Path(folder))
 
 
 def load() -> ServiceSettings:
-    """Read ``.env`` and the environment, which wins.
+    """Read ``.env`` and the environment, which takes precedence.
 
     Raises
     ------
     ConfigError
-        If a value breaks a rule, two services have the same port, or ``.env`` is not there; no secret is shown.
+        If a value breaks a rule, two services have the same port, or ``.env`` does not exist. No secret is shown.
     """
     try:
-        found = ServiceSettings(_env_file=path())
+        settings = ServiceSettings(_env_file=path())
     except ValidationError as error:
-        lines = [f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors()]
+        lines = [f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}" for problem in error.errors()]
         rule = "" if path().exists() else f"; {command_lines.make_command('services')} writes it"
         raise ConfigError("\n".join([f"{path()} or the environment{rule}:", *lines])) from None
-    if len(set(found.ports().values())) < len(found.ports()):
-        ports = ", ".join(f"{name} {port}" for name, port in found.ports().items())
+    if len(set(settings.ports().values())) < len(settings.ports()):
+        ports = ", ".join(f"{name} {port}" for name, port in settings.ports().items())
         raise ConfigError(f"the ports of the services must differ from one another, received {ports}")
-    if "%" in str(found.folder):  # supervisord reads placeholders into it, more than once
-        raise ConfigError(f"{PREFIX}SERVICES_FOLDER must be a path without %, received {found.folder}")
-    if len(os.fsencode(found.socket)) > SOCKET_PATH:
+    if "%" in str(settings.folder):  # supervisord would expand it as a placeholder
+        raise ConfigError(f"{PREFIX}SERVICES_FOLDER must be a path without %, received {settings.folder}")
+    if len(os.fsencode(settings.socket)) > SOCKET_PATH:
         raise ConfigError(
-            f"{PREFIX}SERVICES_FOLDER must be a shorter path: {found.socket} is over {SOCKET_PATH} bytes long"
+            f"{PREFIX}SERVICES_FOLDER must be a shorter path: {settings.socket} is over {SOCKET_PATH} bytes long"
         )
-    return found
+    return settings
 
 
-def text(found: ServiceSettings) -> str:
-    """Return ``.env`` with the secrets in force, which may be the environment's, or all of it where there is none."""
-    values = {f"{PREFIX}{name.upper()}": str(value) for name, value in found.model_dump().items()}
+def text(settings: ServiceSettings) -> str:
+    """Return ``.env`` with the secrets in use, which may come from the environment; all settings if there is no ``.env``."""
+    values = {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.model_dump().items()}
     if not path().exists():
         return "".join(f"{name}={value}\n" for name, value in values.items())
     written = path().read_text(encoding="utf-8")
@@ -137,17 +137,17 @@ def text(found: ServiceSettings) -> str:
 
 
 def load_or_make() -> ServiceSettings:
-    """Read ``.env``; if it is not there write it first, from ``.env.example``, with a password for each empty one.
+    """Read ``.env``. If it does not exist, create it first from ``.env.example``, with a new password for each empty one.
 
     Raises
     ------
     ConfigError
-        As `load` does, or if there is no ``.env.example`` to make it of.
+        As `load` does, or if there is no ``.env.example``.
     """
     if not path().exists():
-        if (made := without_secrets().folder / CLUSTER / "PG_VERSION").exists():
+        if (cluster := without_secrets().folder / CLUSTER / "PG_VERSION").exists():
             raise ConfigError(
-                f"{path()} must be there: {made.parent} was made with its passwords; put it back, or take it out of a backup"
+                f"{path()} must be there: {cluster.parent} was made with its passwords; put it back, or take it out of a backup"
             )
         if not EXAMPLE.exists():
             raise ConfigError(
@@ -159,18 +159,18 @@ def load_or_make() -> ServiceSettings:
             EXAMPLE.read_text(encoding="utf-8"),
             flags=re.MULTILINE,
         )
-        with suppress(FileExistsError):  # another process was first, and its passwords hold
+        with suppress(FileExistsError):  # another process was first, and its passwords are used
             write_private(path(), text.partition("\n\n")[2], overwrite=False)
     return load()
 
 
 def write_private(file: Path, text: str, *, overwrite: bool = True) -> None:
-    """Write a text file that its owner alone can read, atomically.
+    """Write a text file atomically that only its owner can read.
 
     Raises
     ------
     FileExistsError
-        If it is there already, and `overwrite` is not given.
+        If the file exists and `overwrite` is False.
     """
     with storage.atomic_write(file, overwrite=overwrite) as draft:
         draft.touch(mode=0o600)

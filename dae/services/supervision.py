@@ -1,4 +1,4 @@
-"""supervisord: it keeps the services, starts again what ends, and stops what it started and nothing else."""
+"""supervisord: it starts the services, restarts those that end, and stops only what it started."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PYTHON = f"{shlex.quote(sys.executable)} -m"
 
 
 def configuration(settings: ServiceSettings) -> str:
-    """Return supervisord's configuration. It holds no secret: the programs have theirs from the environment."""
+    """Return supervisord's configuration. It has no secrets: the programs read them from the environment."""
     folder, host = settings.folder, settings.services_host
     run_as = f"user={name}\n" if (name := postgres.user()) else ""
     server = f"--host {host} --port"
@@ -43,21 +43,21 @@ def configuration(settings: ServiceSettings) -> str:
                 f"{PYTHON} mlflow server --app-name basic-auth --serve-artifacts --workers 1 {server} {settings.mlflow_port}",
             ),
             _program(settings, "prefect", f"{PYTHON} prefect server start {server} {settings.prefect_port}"),
-            # Told to end, it would kill its runs before they can say so. Killed, it leaves them to be told by themselves.
+            # On SIGTERM a worker kills its runs before they can report. After SIGKILL they run on and are stopped later.
             _program(settings, "worker", f"{PYTHON} dae.cli worker --pool {WORK_POOL}", "stopsignal=KILL\n"),
         )
     )
 
 
 def _bare(settings: ServiceSettings) -> str:
-    """Return what keeps the secrets of the others from PostgreSQL where it runs as a user of its own."""
+    """Return a command prefix that hides the other services' secrets from PostgreSQL if it runs as another user."""
     if postgres.user() is None:
         return ""
     return f"/usr/bin/env -i LANG=C.UTF-8 {shlex.quote(f'{environment.MARK}={settings.folder}')} "
 
 
 def _program(settings: ServiceSettings, name: str, command: str, more: str = "") -> str:
-    """Return the section of one program: asked for by name, started again whenever it ends."""
+    """Return the section of one program, which is started by name and restarted whenever it ends."""
     log = f"stdout_logfile={settings.folder}/logs/{name}.log\nredirect_stderr=true\n"
     ends = "autostart=false\nautorestart=true\nstartsecs=3\nstopwaitsecs=30\nstopasgroup=false\nkillasgroup=true\n"
     return f"[program:{name}]\ncommand={command.replace('%', '%%')}\n{ends}{log}{more}"
@@ -74,28 +74,28 @@ def interface(settings: ServiceSettings) -> Iterator[Any]:
 
 
 def states(settings: ServiceSettings) -> dict[str, str] | None:
-    """Return the state of each program, None where no supervisord runs."""
+    """Return the state of each program; None if supervisord does not run."""
     try:
-        with interface(settings) as asked:
-            return {info["name"]: info["statename"] for info in asked.getAllProcessInfo()}
+        with interface(settings) as supervisor:
+            return {info["name"]: info["statename"] for info in supervisor.getAllProcessInfo()}
     except (OSError, xmlrpc.client.Error):
         return None
 
 
 def pid(settings: ServiceSettings) -> int:
-    """Return the process of supervisord itself."""
-    with interface(settings) as asked:
-        return int(asked.getPID())
+    """Return the process id of supervisord."""
+    with interface(settings) as supervisor:
+        return int(supervisor.getPID())
 
 
 def pids(settings: ServiceSettings) -> set[int]:
-    """Return the processes of supervisord's programs, and its own."""
-    with interface(settings) as asked:
-        return {int(asked.getPID()), *(int(info["pid"]) for info in asked.getAllProcessInfo())} - {0}
+    """Return the process ids of supervisord and of its programs."""
+    with interface(settings) as supervisor:
+        return {int(supervisor.getPID()), *(int(info["pid"]) for info in supervisor.getAllProcessInfo())} - {0}
 
 
 def launch(settings: ServiceSettings) -> None:
-    """Start supervisord, unless it runs; its programs wait to be asked for.
+    """Start supervisord unless it runs; its programs are not started yet.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def launch(settings: ServiceSettings) -> None:
     file = settings.folder / "supervisord.conf"
     file.write_text(configuration(settings), encoding="utf-8")
     settings.socket.unlink(missing_ok=True)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "supervisor.supervisord", "-c", str(file)],
         env=environment.of_services(settings),
         capture_output=True,
@@ -116,75 +116,75 @@ def launch(settings: ServiceSettings) -> None:
         start_new_session=True,
     )
     deadline = time.monotonic() + 20
-    while done.returncode == 0 and states(settings) is None and time.monotonic() < deadline:
+    while completed.returncode == 0 and states(settings) is None and time.monotonic() < deadline:
         time.sleep(0.1)
     if states(settings) is None:
-        raise ServicesError(f"supervisord did not start: {(done.stderr or done.stdout).strip()[-1000:]}")
+        raise ServicesError(f"supervisord did not start: {(completed.stderr or completed.stdout).strip()[-1000:]}")
 
 
 def start(settings: ServiceSettings, name: str) -> None:
-    """Ask for a program, unless it runs."""
+    """Start a program unless it runs."""
     if (states(settings) or {}).get(name) in STOPPED:
-        with interface(settings) as asked:
-            asked.startProcess(name, False)
+        with interface(settings) as supervisor:
+            supervisor.startProcess(name, False)
 
 
 def stop(settings: ServiceSettings, name: str) -> None:
     """Stop a program and wait until it has ended, if it runs."""
     if (states(settings) or {}).get(name, "STOPPED") not in STOPPED:
-        with interface(settings) as asked:
-            asked.stopProcess(name)
+        with interface(settings) as supervisor:
+            supervisor.stopProcess(name)
 
 
 def shut_down(settings: ServiceSettings) -> None:
-    """Stop supervisord, which has no programs left, and wait until it is gone."""
-    this = psutil.Process(pid(settings))
-    with interface(settings) as asked:
-        asked.shutdown()
-    psutil.wait_procs([this], timeout=30)
+    """Stop supervisord, whose programs have ended, and wait until it has ended."""
+    process = psutil.Process(pid(settings))
+    with interface(settings) as supervisor:
+        supervisor.shutdown()
+    psutil.wait_procs([process], timeout=30)
 
 
 def left_behind(settings: ServiceSettings) -> list[psutil.Process]:
-    """Return the processes of these services that are there, whoever started them: each has the folder in its environment."""
-    found = []
+    """Return the running processes of these services. Each has their folder in its environment."""
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(environment.MARK) == str(settings.folder):
-                found.append(process)
-        except (psutil.Error, OSError):  # another user's, or gone
+                processes.append(process)
+        except (psutil.Error, OSError):  # it belongs to another user, or has ended
             continue
-    return found
+    return processes
 
 
 def listener(port: int) -> str | None:
-    """Return who listens on a port, in words; None if nobody does."""
-    for each in psutil.net_connections(kind="tcp"):
-        if each.laddr and each.laddr.port == port and each.status == psutil.CONN_LISTEN:
-            if each.pid is None:
+    """Return a description of the process that listens on a port; None if there is none."""
+    for connection in psutil.net_connections(kind="tcp"):
+        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+            if connection.pid is None:
                 return "a process of another user"
-            return f"process {each.pid} ({psutil.Process(each.pid).name()})"
+            return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
     return None
 
 
 def worker_name(number: int) -> str:
-    """Return the name under which the process of a worker is known to the Prefect server."""
+    """Return the name under which the Prefect server knows the worker of a process."""
     return f"{socket.gethostname()} {number}"
 
 
 def worker_names() -> set[str]:
     """Return the names of the workers that run on this machine."""
-    return {worker_name(each.pid) for each in psutil.process_iter() if _is_worker(each)}
+    return {worker_name(process.pid) for process in psutil.process_iter() if _is_worker(process)}
 
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
         return {"prefect", "worker", "start"} <= set(process.cmdline())
-    except (psutil.Error, OSError):  # another user's, or gone
+    except (psutil.Error, OSError):  # it belongs to another user, or has ended
         return False
 
 
 def log_tail(settings: ServiceSettings, name: str, count: int = 15) -> str:
-    """Return the last lines a program wrote."""
+    """Return the last lines of a program's log."""
     try:
         lines = (settings.folder / "logs" / f"{name}.log").read_text(errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The guard before MLflow's scoring server: how large requests may be, and how many of them are handled at a time."""
+"""Middleware of MLflow's scoring server: limits on the size of requests, and on how many are handled at a time."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 JSON_TYPES = ("application/json", "application/json;charset=utf-8")
 MEGABYTE = 2**20
 LARGE = MEGABYTE
-"""Bytes up to which requests are handled beside each other; larger ones wait for their turn."""
+"""Requests up to this number of bytes are handled in parallel; larger ones one at a time."""
 WAITING = 8
-"""Large requests that may be received or wait while another is handled."""
+"""Number of large requests that may be received or wait while another is handled."""
 PATIENCE = 60
-"""Seconds for a request to come, to wait for its turn, and to be finished once the server is told to end."""
+"""Seconds for a request to arrive, to wait for its turn, and to finish after the server was told to stop."""
 DISCARDED = 64 * MEGABYTE
-"""Bytes of a refused request that are read at least, since many clients read an answer only once they have sent everything."""
+"""At least this many bytes of a refused request are read, since many clients read the answer only after sending everything."""
 _at_work: ContextVar[list[Future[Any]] | None] = ContextVar("_at_work", default=None)
 logger = logging.getLogger(__name__)
 
 
-class RequestRefused(Exception):  # noqa: N818 - the request is at fault, or its moment
-    """Why a request is not given to the model."""
+class RequestRefused(Exception):  # noqa: N818  (not a failure of the server)
+    """A request is not passed to the model; the response says why."""
 
     def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
         super().__init__(message)
@@ -42,11 +42,11 @@ class RequestRefused(Exception):  # noqa: N818 - the request is at fault, or its
 
 
 class Middleware:
-    """Sees a request before MLflow's scoring server does, and what the server says against it before the client.
+    """Filters requests to MLflow's scoring server, and its error answers to the client.
 
-    It refuses what is not JSON, and what is too large as soon as that is known. Large requests are handled one at a time while
-    a few wait, and more are refused, since a body takes many times its length once it is parsed. Every refusal is one JSON
-    object with a code and a short message: MLflow's own would hold the request, and the stack.
+    It refuses bodies that are not JSON, and bodies that are too large, as early as possible. Large requests are handled one by
+    one; a few may wait, and more are refused, since a parsed body takes many times its length. Every error is one JSON object
+    with a code and a short message: MLflow's own errors would contain the request and a stack trace.
     """
 
     def __init__(self, app: ASGIApp, largest: int) -> None:
@@ -56,7 +56,7 @@ class Middleware:
         self._large = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, as ASGI has it."""
+        """Answer a request, by the ASGI protocol."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -69,7 +69,7 @@ class Middleware:
 
         try:
             await self._answer(scope, _Incoming(receive), watched)
-        except asyncio.CancelledError:  # the server does that as it ends, and at no other time
+        except asyncio.CancelledError:  # the server cancels requests only when it stops
             if answering:
                 raise
             refused = make_error(503, "SHUTTING_DOWN", "the server is shutting down")
@@ -85,8 +85,8 @@ class Middleware:
             await self._app(scope, receive, filter_errors(None, scope, receive, send))
             return
         try:
-            with ExitStack() as place:
-                if (body := await self._body(scope, receive, place)) is None:
+            with ExitStack() as stack:
+                if (body := await self._body(scope, receive, stack)) is None:
                     return
                 MutableHeaders(scope=scope)["content-type"] = JSON_TYPES[0]
                 replayed = _replayed(body, receive)
@@ -99,37 +99,37 @@ class Middleware:
         except RequestRefused as refused:
             await _turn_away(refused.response, max(4 * self._largest, DISCARDED), receive, send)
 
-    async def _body(self, scope: Scope, receive: _Incoming, place: ExitStack) -> bytes | None:
-        """Return what the client sent, None if it is gone, and take a place among the large ones if it is that."""
+    async def _body(self, scope: Scope, receive: _Incoming, stack: ExitStack) -> bytes | None:
+        """Return the body, or None if the client has disconnected. A large body takes a place in the queue."""
         headers = Headers(scope=scope)
-        given = headers.get("content-type", "").lower().replace(" ", "").replace('"', "")
-        if given not in JSON_TYPES:
+        content_type = headers.get("content-type", "").lower().replace(" ", "").replace('"', "")
+        if content_type not in JSON_TYPES:
             rule = "the content type must be application/json"
             raise RequestRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", rule)
-        found, body, large = int(headers.get("content-length", 0)), bytearray(), False
+        length, body, large = int(headers.get("content-length", 0)), bytearray(), False
         try:
             async with asyncio.timeout(PATIENCE):
                 while True:
-                    if found > self._largest:
+                    if length > self._largest:
                         rule = f"a request may have {self._largest} bytes"
                         raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "REQUEST_TOO_LARGE", rule)
-                    if found > LARGE and not large:
+                    if length > LARGE and not large:
                         large = True
-                        place.enter_context(self._place())
+                        stack.enter_context(self._place())
                     if receive.ended:
                         return bytes(body)
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return None
                     body += message.get("body", b"")
-                    found = max(found, len(body))
+                    length = max(length, len(body))
         except TimeoutError as error:
             rule = f"a request must have come within {PATIENCE} seconds"
             raise RequestRefused(HTTPStatus.REQUEST_TIMEOUT, "REQUEST_TIMEOUT", rule) from error
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """Count a large request that is received, waits or is handled."""
+        """Count a large request while it is received, waits or is handled."""
         if self._large > WAITING:
             rule = f"{WAITING} requests of more than {LARGE} bytes wait already; ask again later"
             raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, "BUSY", rule)
@@ -141,7 +141,7 @@ class Middleware:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Wait until no other large request is handled, not even by a thread that MLflow has given up."""
+        """Wait until no other large request is handled, not even by a thread that MLflow no longer waits for."""
         try:
             await asyncio.wait_for(self._turns.acquire(), PATIENCE)
         except TimeoutError as error:
@@ -154,14 +154,14 @@ class Middleware:
             yield
         finally:
             _at_work.reset(token)
-            if unfinished := [each for each in work if not each.done()]:
+            if unfinished := [future for future in work if not future.done()]:
                 unfinished[-1].add_done_callback(lambda _: loop.call_soon_threadsafe(self._turns.release))
             else:
                 self._turns.release()
 
 
 class _Incoming:
-    """A client's channel, which knows whether there is more of the body to come."""
+    """A client's channel, which records whether the body has ended."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -173,36 +173,36 @@ class _Incoming:
         return message
 
 
-async def _turn_away(response: Response, most: int, receive: _Incoming, send: Send) -> None:
-    """Answer at once, but close the connection only when the client has sent everything, or so many bytes."""
+async def _turn_away(response: Response, limit: int, receive: _Incoming, send: Send) -> None:
+    """Answer at once, but close the connection only after the client has sent everything, or `limit` bytes."""
     headers = [*response.raw_headers, (b"connection", b"close")]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": response.body, "more_body": True})
     try:
         async with asyncio.timeout(PATIENCE):
-            while most > 0 and not receive.ended:
-                most -= len((await receive()).get("body", b""))
+            while limit > 0 and not receive.ended:
+                limit -= len((await receive()).get("body", b""))
     except (TimeoutError, asyncio.CancelledError):
         pass
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a channel that hands over a body that was read already, and then what the client's does."""
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+    """Return a channel that first yields a body that was already read, then the messages of the client."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        return waiting.pop() if waiting else await receive()
+        return messages.pop() if messages else await receive()
 
     return replay
 
 
 class Workers(ThreadPoolExecutor):
-    """Threads that tell whoever asks for work, over `_at_work`, when it is really over: MLflow gives up before."""
+    """Threads whose futures are listed in `_at_work`, to know when work has really ended: MLflow stops waiting earlier."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run a function in a thread, as `ThreadPoolExecutor` does."""
         future = super().submit(fn, *args, **kwargs)
-        if (mine := _at_work.get()) is not None:
-            mine.append(future)
+        if (work := _at_work.get()) is not None:
+            work.append(future)
         return future

@@ -1,4 +1,4 @@
-"""A stored model as a service: MLflow's own scoring server, in this process and behind a guard."""
+"""A stored model as a service: MLflow's own scoring server, in this process and behind a middleware."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 WORKERS = 4
-"""Threads, each with a request."""
+"""Number of threads; each handles one request."""
 PATHS = ("/invocations", "/ping", "/health", "/version")
 STUCK = 5
-"""Seconds that worker threads have after that; what a library does in one cannot be stopped."""
+"""Seconds after which worker threads are abandoned at the end; a library call in a thread cannot be stopped."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that answers, and where it lies."""
+    """A loaded model and its location."""
 
     model: Any
     located: models.ModelLocation
 
     @property
     def name(self) -> str:
-        """Which model it is, for a person."""
+        """Describe the model for a person."""
         located = self.located
-        what = f"version {located.version} of {located.name}" if located.version else located.uri
-        return f"{what}, made by run {located.run_id}"
+        version = f"version {located.version} of {located.name}" if located.version else located.uri
+        return f"{version}, made by run {located.run_id}"
 
 
 def load_served_model(reference: str) -> ServedModel:
-    """Load a model, and have it restore its own example once, so that the first client need not wait for that.
+    """Load a model and let it restore its own example once, so that the first client does not wait for the compilation.
 
     Parameters
     ----------
     reference : str
-        As `dae.tracking.models.locate_model` takes it, never a file. An alias is looked up once, here.
+        As for `dae.tracking.models.locate_model`, but not a file. An alias is resolved once, here.
 
     Raises
     ------
     ModelError
-        If there is no such model, or it does not come with `dae.tracking.pyfunc`.
+        If there is no such model, or it was logged without `dae.tracking.pyfunc`.
     """
     if not re.fullmatch(r"(models|runs):/.+|[\w-]+", reference):
         kinds = "models:/NAME@ALIAS, models:/NAME/VERSION, a version number or a run id"
@@ -75,21 +75,21 @@ def load_served_model(reference: str) -> ServedModel:
 
 
 def run_server(model: Any, listening: socket.socket, largest: int, ready: Callable[[], None]) -> None:
-    """Serve a model until SIGINT or SIGTERM; a worker thread that is stuck then ends with the process.
+    """Serve a model until SIGINT or SIGTERM. The process then exits even if a worker thread is stuck.
 
     Parameters
     ----------
     model : mlflow.pyfunc.PyFuncModel
     listening : socket
-        A bound one; it is closed at the end.
+        A bound socket; it is closed at the end.
     largest : int
-        Bytes a request may have.
+        Maximum number of bytes of a request.
     ready : callable
-        Called once clients are answered.
+        Called when the server answers.
     """
     config = uvicorn.Config(make_app(model, largest), log_level="warning", timeout_graceful_shutdown=PATIENCE)
     for name in (signal.SIGINT, signal.SIGTERM):
-        # Once it has ended, the server raises again the signal that ended it, for whoever had asked for it before.
+        # After it has stopped, the server raises the signal again for the handler that was set before.
         signal.signal(name, lambda *_: None)
     server = _Server(config, ready)
     server.run([listening])
@@ -97,7 +97,7 @@ def run_server(model: Any, listening: socket.socket, largest: int, ready: Callab
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's server, which says when it answers, and does not wait for ever for its threads."""
+    """Uvicorn's server with a callback when it answers, and a time limit for its threads at the end."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -114,11 +114,11 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         self.end.start()
-        await asyncio.sleep(0.1)  # for requests that were cancelled to be answered
+        await asyncio.sleep(0.1)  # so that cancelled requests are answered
 
 
 def make_app(model: Any, largest: int) -> Middleware:
-    """Return MLflow's scoring server for a model, behind a guard that refuses requests of more than `largest` bytes."""
+    """Return MLflow's scoring server for a model, behind a middleware that refuses requests of more than `largest` bytes."""
     from mlflow.pyfunc import scoring_server
 
     async def unreadable(_: Request, __: Exception) -> Response:
@@ -126,7 +126,10 @@ def make_app(model: Any, largest: int) -> Middleware:
 
     app = scoring_server.init(model)
     app.router.redirect_slashes = False
-    app.router.routes[:] = [route for route in app.router.routes if route.path in PATHS]  # without FastAPI's own pages
-    for error in (ValueError, RecursionError):  # a number of 5,000 digits, a thousand brackets: MLflow expects neither
+    app.router.routes[:] = [route for route in app.router.routes if route.path in PATHS]  # without FastAPI's pages
+    for error in (
+        ValueError,
+        RecursionError,
+    ):  # from numbers of 5,000 digits or a thousand brackets
         app.add_exception_handler(error, unreadable)
     return Middleware(app, largest)

@@ -1,4 +1,4 @@
-"""The MLflow store: connecting to it, its experiments and its errors. Every call names its run; none is ever "active"."""
+"""The MLflow store: connecting to it, its experiments and its errors. Every call names its run; no run is "active"."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dae import storage
 FLOW_RUN = "prefect.flow_run_id"
 PROCESS = "dae.process"
 CHECKS = "dae.checks"
-"""On an experiment whose runs train nothing, so that they are no rows of the table of runs."""
+"""Tag of an experiment whose runs train nothing, so that the table of runs leaves them out."""
 RUN_ID_LENGTH = 32
 SERVER = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrackingError(RuntimeError):
-    """The record of a run cannot be read or written as asked."""
+    """The record of a run cannot be read or written."""
 
 
 def store_uri() -> str:
@@ -41,7 +41,7 @@ def store_uri() -> str:
 
 
 def connect() -> MlflowClient:
-    """Point MLflow at the store in use, making a local one if it is not there, and return a client."""
+    """Point MLflow at the store in use, create a local one if it does not exist, and return a client."""
     uri = store_uri()
     mlflow.set_tracking_uri(uri)
     return _client(uri)
@@ -49,7 +49,7 @@ def connect() -> MlflowClient:
 
 @functools.cache
 def _client(uri: str) -> MlflowClient:
-    """Quieten MLflow, and make a local store once a process: two that migrate a new SQLite file at once leave it unusable."""
+    """Silence MLflow, and create a local store under a lock: two processes that migrate a new SQLite file would break it."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if uri.startswith(("http://", "https://")):
@@ -62,7 +62,7 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _require_listener(uri: str) -> None:
-    """Fail at once where no server listens: MLflow's own client would try for minutes."""
+    """Fail at once if no server listens: MLflow's own client would retry for minutes."""
     address = urlsplit(uri)
     try:
         port = address.port or (443 if address.scheme == "https" else 80)
@@ -76,10 +76,10 @@ def _local_folder(uri: str) -> Path | None:
 
 
 def experiment_id(client: MlflowClient, name: str, tags: dict[str, str] | None = None) -> str:
-    """Return the id of an experiment, made if missing."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+    """Return the id of an experiment, which is created if it does not exist."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     try:
         return create_experiment(client, name, tags)
     except MlflowException as error:
@@ -89,19 +89,19 @@ def experiment_id(client: MlflowClient, name: str, tags: dict[str, str] | None =
 
 
 def create_experiment(client: MlflowClient, name: str, tags: dict[str, str] | None = None) -> str:
-    """Make an experiment and return its id; with a local store its artifacts lie beside the database."""
+    """Create an experiment and return its id. With a local store, its artifacts are stored beside the database."""
     folder = _local_folder(store_uri())
     location = (folder / "artifacts" / name).as_uri() if folder else None
     return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
 
 def experiment_ids(client: MlflowClient) -> list[str]:
-    """Return the ids of all experiments that were not deleted."""
+    """Return the ids of all experiments that are not deleted."""
     return [str(experiment.experiment_id) for experiment in iterate_pages(client.search_experiments)]
 
 
 def iterate_pages(search: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
-    """Yield all that a search of MLflow's client finds, a page at a time."""
+    """Yield all results of a search of MLflow's client, page by page."""
     token: str | None = None
     while True:
         page = search(*args, **kwargs, page_token=token)
@@ -112,7 +112,7 @@ def iterate_pages(search: Callable[..., Any], *args: Any, **kwargs: Any) -> Iter
 
 
 def run_url(run_id: str) -> str:
-    """Return the address of a run's page, or, without a server, the run's id and where its store lies."""
+    """Return the address of a run's page, or, without a server, the run's id and the address of its store."""
     uri = store_uri()
     if not uri.startswith(("http://", "https://")):
         return f"run {run_id} at {uri}"
@@ -125,7 +125,7 @@ def get_run(client: MlflowClient, run_id: str) -> Any:
     Raises
     ------
     TrackingError
-        If there is none of this id.
+        If there is no run with this id.
     """
     try:
         return client.get_run(run_id)
@@ -134,7 +134,7 @@ def get_run(client: MlflowClient, run_id: str) -> Any:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether the same work may succeed if it is done again.
+    """Return whether the same work may succeed if it is repeated.
 
     Examples
     --------

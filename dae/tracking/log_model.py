@@ -1,4 +1,4 @@
-"""Models on their way into MLflow: logged with what is needed to try, to serve and to judge them later."""
+"""Logging models to MLflow, with all that is needed to test, serve and judge them later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dae.tracking.models import SHA256
 def log_model(
     run_id: str, model: Any, example: np.ndarray, name: str, trained_on: TrainingDomain | None = None
 ) -> tuple[str, str]:
-    """Log a Keras model with its signature, an input example and what it was trained on.
+    """Log a Keras model with its signature, an input example and its training domain.
 
     Loaded as MLflow's ``python_function`` it is a `dae.tracking.pyfunc.Service`, in any environment with the
     packages it requires.
@@ -29,23 +29,23 @@ def log_model(
     Returns
     -------
     tuple of str
-        Its id and its URI ``models:/m-...``.
+        The model's id and its URI ``models:/m-...``.
     """
     import mlflow
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    # Unnamed on purpose: a named input would reach Keras as a dictionary.
+    # Unnamed: a named input would reach Keras as a dictionary.
     schema = Schema(
         [TensorSpec(np.dtype("float32"), tuple(-1 if size is None else size for size in model.input_shape))]
     )
-    # A model belongs to the experiment that is active, whatever experiment its run is in.
+    # MLflow puts a model into the active experiment, even if its run is in another.
     mlflow.set_experiment(experiment_id=connect().get_run(run_id).info.experiment_id)
     flavor = _KerasFlavor(example)
     with (
         warnings.catch_warnings(),
         redirect_stdout(io.StringIO()),
-    ):  # MLflow tries the model, which draws a progress bar
+    ):  # MLflow runs the model, which prints a progress bar
         warnings.simplefilter("ignore")
         info = Model.log(
             None,
@@ -63,9 +63,9 @@ def log_model(
 
 
 class _KerasFlavor:
-    """MLflow's ``keras`` flavor, which runs on any backend, with what a version is tried by: its outputs, and its digest.
+    """MLflow's ``keras`` flavor, which runs on any backend, with the outputs and the digest that the smoke test compares.
 
-    MLflow 3.17 stores the example in a folder it has not made yet.
+    It creates the folder itself, since MLflow 3.17 stores the example in a folder that does not exist yet.
     """
 
     __name__ = "mlflow.keras"
@@ -88,15 +88,15 @@ class _KerasFlavor:
 
 
 def _add_scoring(folder: Path, stored: Any) -> None:
-    """Put a copy of `dae.tracking.pyfunc` into a model's folder, as what its ``python_function`` flavor is loaded by."""
+    """Copy `dae.tracking.pyfunc` into a model's folder. Its ``python_function`` flavor is loaded by that copy."""
     from mlflow import pyfunc
 
     source = Path(__file__).with_name("pyfunc.py").read_bytes()
-    # Named by its content, so that models of two releases can be loaded in one process.
+    # Named after its content, so that models of two releases can be loaded in one process.
     module = f"dae_scoring_{hashlib.sha256(source).hexdigest()[:8]}"
     (folder / "code").mkdir()
     (folder / "code" / f"{module}.py").write_bytes(source)
     pyfunc.add_to_model(stored, loader_module=module, code="code", conda_env="conda.yaml", python_env="python_env.yaml")
-    # What is sent to it then reaches it as it is: by the signature MLflow would refuse an image file, and any other type.
+    # Then MLflow passes inputs on unchanged. By the signature it would refuse image files and other types.
     stored.signature._is_signature_from_type_hint = True
     stored.save(str(folder / "MLmodel"))

@@ -1,4 +1,4 @@
-"""Stored models: logged with what is needed to use them, found by alias, version, run or URI, and loaded."""
+"""Stored models: finding them by alias, version, run or URI, and loading them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 class ModelError(RuntimeError):
-    """There is no such model, or it cannot be read."""
+    """The model does not exist or cannot be read."""
 
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """A stored model: its URI, the run that made it, and name and version if it was found as a version."""
+    """A stored model: its URI, the run that logged it, and its name and version if it was located as a version."""
 
     uri: str
     run_id: str
@@ -33,19 +33,19 @@ class ModelLocation:
 
 
 def read_sha256(model_id: str) -> str:
-    """Return the digest of a logged model's file, as it was when it was logged; empty for one logged without."""
+    """Return the digest of a logged model's file from when it was logged; empty if none was recorded."""
     return str(connect().get_logged_model(model_id).tags.get(SHA256, ""))
 
 
 def load_model(model_uri: str) -> Any:
-    """Return the Keras model stored under a URI, whatever backend it was trained on.
+    """Return the Keras model stored under a URI, on any backend.
 
     Raises
     ------
     ModelError
-        If its files are gone or damaged.
+        If its files are missing or damaged.
     MlflowException
-        If the store cannot be read, which is something else.
+        If the store cannot be read.
     """
     import keras
 
@@ -54,43 +54,43 @@ def load_model(model_uri: str) -> Any:
         return keras.saving.load_model(folder / storage.MODEL, safe_mode=True, compile=False)
     except MemoryError:
         raise
-    except Exception as error:  # whatever a damaged file makes Keras raise
+    except Exception as error:  # Keras raises many types for a damaged file
         raise ModelError(f"{model_uri} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def download_model(model_uri: str, folder: Path | None = None) -> Path:
-    """Return the folder with a stored model's files, copied into `folder` if that is given.
+    """Return the folder with a stored model's files, which are copied into `folder` if one is passed.
 
     Raises
     ------
     ModelError
-        If the files are gone.
+        If the files are missing.
     """
     import mlflow.artifacts
 
     connect()
     try:
-        found = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=str(folder) if folder else None))
+        path = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=str(folder) if folder else None))
     except FileNotFoundError as error:
         raise ModelError(f"the files of {model_uri} are gone: {error}") from error
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise ModelError(f"the files of {model_uri} are gone: {error.message}") from error
-    if not (found / storage.MODEL).is_file():  # a server gives an empty folder for files it has not
+    if not (path / storage.MODEL).is_file():  # a server returns an empty folder for missing files
         raise ModelError(f"the files of {model_uri} are gone: there is no {storage.MODEL}")
-    return found
+    return path
 
 
 def locate_model(reference: str, name: str = TrackingConfig().model_name) -> ModelLocation:
-    """Return where a model lies.
+    """Return the location of a model.
 
     Parameters
     ----------
     reference : str
-        ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/m-ID``, a version number, or a run's id.
+        ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/m-ID``, a version number, or a run id.
     name : str
-        Registered model that a version number is one of.
+        The registered model of a version number.
 
     Raises
     ------
@@ -108,9 +108,9 @@ def locate_model(reference: str, name: str = TrackingConfig().model_name) -> Mod
             return _located(client.get_model_version_by_alias(*path.rsplit("@", 1)))
         if "/" in path:
             return _located(client.get_model_version(*path.rsplit("/", 1)))
-        found = client.get_logged_model(path)
-        run_id = _run_of(found, reference)
-        _tell_if_forced(client.get_run(run_id))
+        model = client.get_logged_model(path)
+        run_id = _run_of(model, reference)
+        _warn_if_forced(client.get_run(run_id))
     except MlflowException as error:
         raise ModelError(f"no model {reference} at {store_uri()}: {error.message}") from error
     return ModelLocation(f"models:/{path}", run_id)
@@ -118,7 +118,7 @@ def locate_model(reference: str, name: str = TrackingConfig().model_name) -> Mod
 
 def _located(version: Any) -> ModelLocation:
     uri = f"models:/{version.name}/{version.version}"
-    if "forced_reason" in version.tags:  # whoever uses it is told
+    if "forced_reason" in version.tags:  # everybody who uses it is warned
         by, when, why = (version.tags.get(f"forced_{what}", "unknown") for what in ("by", "at", "reason"))
         logger.warning("version %s of %s was FORCED by %s at %s: %s", version.version, version.name, by, when, why)
     return ModelLocation(uri, _run_of(version, uri), version.name, str(version.version))
@@ -132,15 +132,15 @@ def _run_of(model: Any, reference: str) -> str:
 
 
 def _of_run(run: Any) -> ModelLocation:
-    """Return the model a run logged: the last one, where it was resumed after logging."""
+    """Return the model that a run logged: the last one, if the run was resumed after logging."""
     logged = run.outputs.model_outputs if run.outputs else []
     if not logged:
         raise ModelError(f"run {run.info.run_id} holds no model: it is {run.info.status}")
-    _tell_if_forced(run)
+    _warn_if_forced(run)
     return ModelLocation(f"models:/{logged[-1].model_id}", run.info.run_id)
 
 
-def _tell_if_forced(run: Any) -> None:
+def _warn_if_forced(run: Any) -> None:
     if run.data.tags.get("verdict") == "forced":
         version, name = run.data.tags.get("model_version"), run.data.params.get("tracking.model_name")
         logger.warning("version %s of %s, made by run %s, was FORCED", version, name, run.info.run_id)
@@ -148,7 +148,7 @@ def _tell_if_forced(run: Any) -> None:
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A Keras model, where it lies unless it came from a file, and what it was trained on if that was stored with it."""
+    """A Keras model, its location unless it came from a file, and its training domain if that was stored."""
 
     model: Any
     located: ModelLocation | None = None
@@ -156,7 +156,7 @@ class OpenedModel:
 
 
 def resolve_reference(reference: str) -> str:
-    """Return the reference that goes on naming the same model: an alias as its version, a file by its absolute path.
+    """Return a reference that always names the same model: the version instead of an alias, and a file's absolute path.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def resolve_reference(reference: str) -> str:
 
 
 def open_model(reference: str) -> OpenedModel:
-    """Return the model a ``.keras`` file holds, or one that `locate_model` finds.
+    """Return the model of a ``.keras`` file, or the one that `locate_model` finds.
 
     Raises
     ------
@@ -179,28 +179,28 @@ def open_model(reference: str) -> OpenedModel:
         If there is no such model, or it cannot be read.
     """
     if not reference.endswith(".keras"):
-        found = locate_model(reference)
-        return OpenedModel(load_model(found.uri), found, _trained_on(download_model(found.uri)))
+        location = locate_model(reference)
+        return OpenedModel(load_model(location.uri), location, _trained_on(download_model(location.uri)))
     import zipfile
 
     import keras
 
     if not Path(reference).is_file():
         raise ModelError(f"{reference}: must be a model saved by Keras; found no such file")
-    if not zipfile.is_zipfile(reference):  # of which Keras says that it is not there
+    if not zipfile.is_zipfile(reference):  # Keras would report it as missing
         raise ModelError(f"{reference}: must be a model saved by Keras; found a file that is none")
     try:
         return OpenedModel(keras.saving.load_model(reference, safe_mode=True, compile=False))
     except MemoryError:
         raise
-    except Exception as error:  # whatever a damaged file makes Keras raise
-        said = f"{type(error).__name__}: {error}"
-        raise ModelError(f"{reference}: must be a model saved by Keras; found {said}") from error
+    except Exception as error:  # Keras raises many types for a damaged file
+        message = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{reference}: must be a model saved by Keras; found {message}") from error
 
 
 def _trained_on(folder: Path) -> TrainingDomain | None:
-    """Return what was stored with a model; one from before this was kept has nothing."""
+    """Return the training domain that was stored with a model; older models have none."""
     from mlflow.models import Model
 
-    stored = (Model.load(folder).metadata or {}).get("trained_on")
-    return TrainingDomain.model_validate(stored) if stored else None
+    tree = (Model.load(folder).metadata or {}).get("trained_on")
+    return TrainingDomain.model_validate(tree) if tree else None

@@ -1,4 +1,4 @@
-"""What a result came from: the commit, the packages, the machine."""
+"""Where a result comes from: the commit, the packages, the machine, the process and the user."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from pathlib import Path
 from dae import storage
 
 BACKEND_PACKAGES = {"tensorflow": ("tensorflow-cpu", "tensorflow"), "jax": ("jax", "jaxlib")}
-
-
 ACTOR = ("DAE_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN")
 
 
 def current_actor() -> str:
-    """Return who does this: what ``$DAE_ACTOR`` or a CI system says, else the user and the machine."""
+    """Return who runs this process: ``$DAE_ACTOR`` or the user of a CI system, else the user and the machine."""
     for name in ACTOR:
-        if said := os.environ.get(name, "").strip():
-            return said
+        if actor := os.environ.get(name, "").strip():
+            return actor
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
@@ -34,52 +32,55 @@ def current_actor() -> str:
 
 
 def describe_process() -> str:
-    """Return this process so that no other is ever taken for it: where it runs, its number, and when it began, as JSON."""
+    """Return a unique description of this process as JSON: where it runs, its number, and when it began."""
     return json.dumps({**_where(), "pid": os.getpid(), "began": _began(os.getpid())})
 
 
-def is_running(told: str) -> bool | None:
-    """Tell whether a process that `describe_process` told of runs; None if it cannot be seen from here, or nothing was told."""
+def is_running(description: str) -> bool | None:
+    """Return whether a process that `describe_process` described is running.
+
+    None if the process is not visible from here, or the description is empty or damaged.
+    """
     try:
-        said = json.loads(told)
-        pid, began = int(said.pop("pid")), float(said.pop("began"))
+        place = json.loads(description)
+        pid, began = int(place.pop("pid")), float(place.pop("began"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    if said != _where():
+    if place != _where():
         return None
-    now = _began(pid)
-    return now is not None and abs(now - began) < 1
+    current = _began(pid)
+    return current is not None and abs(current - began) < 1
 
 
 def _where() -> dict[str, str]:
-    """Return what tells apart the places that number processes: machines, their starts, containers of one name."""
-    found = {"host": socket.gethostname()}
+    """Return what identifies a numbering of processes: the machine, its boot, and the container."""
+    place = {"host": socket.gethostname()}
     with suppress(OSError):
-        found["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        found["namespace"] = str(Path("/proc/self/ns/pid").readlink())
-    return found
+        place["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        place["namespace"] = str(Path("/proc/self/ns/pid").readlink())
+    return place
 
 
 def _began(pid: int) -> float | None:
-    """Return when a process began; None if there is none, or it has ended and nobody has asked for its exit code yet.
+    """Return when a process began; None if it does not exist, or is a zombie.
 
-    In seconds since the machine started, where it says so: a clock that is set changes nothing.
+    In seconds since the boot of the machine where this is known, so that changes of the clock have no effect.
     """
     import psutil
 
     with suppress(psutil.Error):
-        found = psutil.Process(pid)
-        if found.status() == psutil.STATUS_ZOMBIE:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
             return None
         with suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             return int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return float(found.create_time())
+        return float(process.create_time())
     return None
 
 
 def read_git_tags() -> dict[str, str]:
-    """Return ``git_commit`` and ``git_dirty`` of the checkout the code runs from, ``unknown`` outside one."""
+    """Return ``git_commit`` and ``git_dirty`` of the checkout the code runs from, ``unknown`` outside a checkout."""
     commit = _git("rev-parse", "HEAD")
     status = _git("status", "--porcelain")
     return {"git_commit": commit or "unknown", "git_dirty": "unknown" if status is None else str(bool(status)).lower()}
@@ -90,21 +91,25 @@ def _git(*arguments: str) -> str | None:
     if not (folder / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=20)
+        completed = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=20
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
-@functools.cache  # some hundred files are read, and a process keeps the packages it has imported
+@functools.cache  # it reads hundreds of files, and the result does not change within a process
 def list_requirements() -> str:
-    """Return the installed packages, one ``name==version`` a line."""
-    found = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}
-    return "".join(f"{name}=={found[name]}\n" for name in sorted(found, key=str.lower))
+    """Return the installed packages, one ``name==version`` per line."""
+    versions = {
+        distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()
+    }
+    return "".join(f"{name}=={versions[name]}\n" for name in sorted(versions, key=str.lower))
 
 
 def model_requirements() -> list[str]:
-    """Return the pinned packages a logged model needs to be loaded, on the backend in use."""
+    """Return the pinned packages that are needed to load a logged model on the backend in use."""
     import keras
 
     pins = []
@@ -117,14 +122,14 @@ def model_requirements() -> list[str]:
 
 
 def list_devices() -> str:
-    """Return the devices Keras computes on: ``gpu:0`` or, where there is no GPU or TPU, ``cpu:0``."""
+    """Return the devices Keras computes on: ``gpu:0``, or ``cpu:0`` without a GPU or TPU."""
     import keras
 
     return ", ".join(keras.distribution.list_devices())
 
 
 def describe_machine() -> dict[str, str | int | None]:
-    """Return what the run ran on."""
+    """Return the system, the processor, the backend and the devices of this process."""
     import keras
 
     return {

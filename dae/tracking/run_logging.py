@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 
 def log_inputs(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
-    """Log the image sets as inputs of a run. MLflow keeps 36 characters of a digest: the first 32, and all 64 as a tag.
+    """Log the image sets as inputs of a run. MLflow stores at most 36 characters of a digest, so all 64 are in a tag.
 
     Raises
     ------
     TrackingError
-        If a run that goes on had other images before.
+        If a resumed run had other images before.
     """
     inputs = [_input(images.source, "train", images.train, noisy.train)]
     inputs += [
         _input(images.source, name, getattr(noisy, name).clean, getattr(noisy, name)) for name in ("validation", "test")
     ]
     client = connect()
-    known = client.get_run(run_id).data.tags.get("data_digest")
-    if known not in (None, images.digest):
+    recorded = client.get_run(run_id).data.tags.get("data_digest")
+    if recorded not in (None, images.digest):
         raise TrackingError(
-            f"run {run_id} had images of digest {known}; those now in {images.source} have {images.digest}"
+            f"run {run_id} had images of digest {recorded}; those now in {images.source} have {images.digest}"
         )
-    if known is None:
+    if recorded is None:
         client.log_inputs(run_id, inputs)
     client.set_tag(run_id, "data_digest", images.digest)
     for name in ("validation", "test"):
@@ -68,37 +68,37 @@ def _tensor(images: ImageSet) -> str:
 
 
 def log_scores(run_id: str, scores: Scores) -> None:
-    """Log every score as a metric, those of kinds that did not occur left out, and all of them as ``scores.json``."""
-    named = split_metrics("val", scores.validation) | split_metrics("test", scores.test)
+    """Log the finite scores as metrics, and all scores as ``scores.json``."""
+    metrics = split_metrics("val", scores.validation) | split_metrics("test", scores.test)
     if scores.clean_input is not None:
-        named |= {f"clean_{name}": value for name, value in scores.clean_input.model_dump().items()}
-    values = {name: value for name, value in named.items() if math.isfinite(value)}
+        metrics |= {f"clean_{name}": value for name, value in scores.clean_input.model_dump().items()}
+    values = {name: value for name, value in metrics.items() if math.isfinite(value)}
     log_metrics(run_id, values | {"images_per_second": scores.images_per_second})
     MlflowClient().log_text(run_id, scores.model_dump_json(indent=2), "scores.json")
 
 
 def split_metrics(prefix: str, scores: SplitScores) -> dict[str, float]:
-    """Return a split's scores under the names the runs have them: ``test_mse``, ``val_mse_poisson_nothing`` and so on.
+    """Return a split's scores under their names in MLflow: ``test_mse``, ``val_mse_poisson_nothing`` and so on.
 
-    The pooled validation MSE of the logged model is ``best_val_mse``: plain ``val_mse`` is the curve over the epochs.
+    The pooled validation MSE of the logged model is ``best_val_mse``: ``val_mse`` is the curve over the epochs.
     """
     groups = {"": scores.pooled, "_nothing": scores.pooled_nothing}
     groups |= {f"_{kind}": quality for kind, quality in scores.per_kind.items()}
     groups |= {f"_{kind}_nothing": quality for kind, quality in scores.per_kind_nothing.items()}
     for form, (model, nothing) in scores.per_form().items():
         groups |= {f"_{form}": model, f"_{form}_nothing": nothing}
-    named = {
-        f"{prefix}_{measure}{suffix}": getattr(quality, measure)
+    metrics = {
+        f"{prefix}_{metric}{suffix}": value
         for suffix, quality in groups.items()
-        for measure in ("mse", "psnr", "ssim")
+        for metric, value in quality.values().items()
     }
     if prefix == "val":
-        named["best_val_mse"] = named.pop("val_mse")
-    return named
+        metrics["best_val_mse"] = metrics.pop("val_mse")
+    return metrics
 
 
 def log_epoch(run_id: str, epoch: int, row: Mapping[str, float]) -> None:
-    """Log the figures of an epoch, counted from 0 and logged at step epoch + 1, unless the run has that step already."""
+    """Log the metrics of an epoch, counted from 0, at step epoch + 1, unless the run has that step already."""
     client = MlflowClient()
     if any(point.step == epoch + 1 for point in client.get_metric_history(run_id, "val_mse")):
         return
@@ -107,7 +107,7 @@ def log_epoch(run_id: str, epoch: int, row: Mapping[str, float]) -> None:
 
 
 def log_metrics(run_id: str, values: Mapping[str, float]) -> None:
-    """Log figures of a run that have no epoch."""
+    """Log metrics of a run that belong to no epoch."""
     now = int(time.time() * 1000)
     MlflowClient().log_batch(run_id, metrics=[Metric(key, float(value), now, 0) for key, value in values.items()])
 
@@ -128,5 +128,5 @@ def log_figure(run_id: str, figure: Figure, name: str) -> None:
 
 
 def log_text(run_id: str, text: str, name: str) -> None:
-    """Store a text file under a name."""
+    """Store a text file in a run."""
     MlflowClient().log_text(run_id, text, name)

@@ -1,4 +1,4 @@
-"""Runs of MLflow: how a run is opened and resumed, how one is found, and what it recorded."""
+"""Runs of MLflow: opening and resuming a run, finding runs, and reading what they recorded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from dae.tracking.client import (
 from dae.tracking.run_logging import log_params, set_tags
 
 END_TAGS = ("error", "closed_because")
-"""Tags of a run that failed, and of one that was found with nothing working on it."""
+"""Tags of a run that failed, and of an orphaned run that was closed."""
 NEEDED_UNTIL = "dae.needed_until"
 DIGESTS = ("data_digest", "noise_digest.validation", "noise_digest.test")
 RUN_ID = re.compile(r"[0-9a-f]{1,32}")
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecordedRun(FrozenModel):
-    """What a run recorded. `tree` is its configuration as plain values, in the form its commit had."""
+    """What a run recorded. `tree` is its configuration as plain values, in the form of its commit."""
 
     run_id: str
     status: str
@@ -88,13 +88,14 @@ def open_run(config: PipelineConfig, flow_run_id: str) -> Iterator[str]:
 
 
 def _start(client: MlflowClient, config: PipelineConfig, tags: dict[str, str]) -> str:
-    """Create a run. Its process is in its tags from the first moment, so that it is not taken for an orphaned one."""
+    """Create a run. Its tags name its process from the start, so that it is not mistaken for an orphaned run."""
     tags = (
         tags
         | {"config_digest": config.digest, "mlflow.source.name": "dae train", "mlflow.source.type": "LOCAL"}
         | provenance.read_git_tags()
     )
     tags["mlflow.source.git.commit"] = tags["git_commit"]
+    tags |= {f"source_sha256.{name}": digest for name, digest in config.user_sources().items()}
     created = client.create_run(experiment_id(client, config.tracking.experiment), tags=tags, run_name=config.run_name)
     return str(created.info.run_id)
 
@@ -112,7 +113,7 @@ def _resume(client: MlflowClient, config: PipelineConfig, tags: dict[str, str]) 
     run = get_unfinished_run(client, run_id)
     if run.data.tags.get("config_digest") != config.digest:
         raise TrackingError(f"tracking.resume: run {run_id} had another configuration; resume it under its own")
-    set_tags(run_id, tags)  # before its state changes, or it would be taken for the run that ended
+    set_tags(run_id, tags)  # before its status changes, or the running process would look like the former one
     client.update_run(run_id, status="RUNNING")
     for tag in END_TAGS:
         if tag in run.data.tags:
@@ -121,12 +122,12 @@ def _resume(client: MlflowClient, config: PipelineConfig, tags: dict[str, str]) 
 
 
 def get_unfinished_run(client: MlflowClient, run_id: str) -> Any:
-    """Return a run that has not finished, and that no process seen from here works on.
+    """Return a run that has not finished and that no visible process works on.
 
     Raises
     ------
     TrackingError
-        If there is no such run, it has finished, or its process is alive.
+        If there is no such run, it has finished, or its process is running.
     """
     run = get_run(client, run_id)
     if run.info.status == "FINISHED":
@@ -142,7 +143,7 @@ def find_run(reference: str) -> str:
     Parameters
     ----------
     reference : str
-        Its id, the beginning of it, or ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` of a model it made.
+        Its id, the beginning of its id, or ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` of a model it logged.
 
     Raises
     ------
@@ -169,7 +170,7 @@ def find_run(reference: str) -> str:
 
 
 def find_run_of_flow_run(flow_run_id: str) -> str | None:
-    """Return the id of the run that a flow run worked on; None if it made none."""
+    """Return the id of the run of a flow run; None if it created none."""
     client = connect()
     condition = f"tags.`{FLOW_RUN}` = '{flow_run_id}' and tags.config_digest != ''"  # a check for drift has no digest
     experiments = experiment_ids(client)
@@ -189,14 +190,14 @@ def read_run(run_id: str) -> RecordedRun:
     Raises
     ------
     TrackingError
-        If there is no such run, or it holds no configuration.
+        If there is no such run, or it has no configuration.
     """
     run = get_run(connect(), run_id)
     tags = run.data.tags
     if (text := read_text_artifact(run_id, "config.yaml")) is None:
         raise TrackingError(f"run {run_id} holds no config.yaml, so it cannot be made again")
     inputs = run.inputs.dataset_inputs if run.inputs else []
-    pixels = [{tag.key: tag.value for tag in dataset.tags} for dataset in inputs]
+    input_tags = [{tag.key: tag.value for tag in dataset.tags} for dataset in inputs]
     return RecordedRun(
         run_id=run_id,
         status=run.info.status,
@@ -204,7 +205,7 @@ def read_run(run_id: str) -> RecordedRun:
         commit=tags.get("git_commit", "unknown"),
         dirty=tags.get("git_dirty") == "true",
         digests={key: tags[key] for key in DIGESTS if key in tags},
-        pixels={split["mlflow.data.context"]: split["clean_sha256"] for split in pixels if "clean_sha256" in split},
+        pixels={split["mlflow.data.context"]: split["clean_sha256"] for split in input_tags if "clean_sha256" in split},
         scores=model_errors(run.data.metrics),
         packages=parse_requirements(read_text_artifact(run_id, "environment/requirements.txt") or ""),
         machine=json.loads(read_text_artifact(run_id, "environment/machine.json") or "{}"),
@@ -217,7 +218,7 @@ def read_config(run_id: str) -> PipelineConfig:
     Raises
     ------
     TrackingError
-        If there is no such run, or it holds no configuration.
+        If there is no such run, or it has no configuration.
     """
     client = connect()
     get_run(client, run_id)
@@ -234,12 +235,12 @@ def read_resumable_config(reference: str) -> PipelineConfig:
     Parameters
     ----------
     reference : str
-        The run's id, or the beginning of it.
+        The run's id, or the beginning of its id.
 
     Raises
     ------
     TrackingError
-        If there is no such run or more than one, it has finished, or it holds no configuration.
+        If there is no such run or more than one, it has finished, or it has no configuration.
     """
     run_id = find_run(reference)
     get_unfinished_run(connect(), run_id)
@@ -248,7 +249,7 @@ def read_resumable_config(reference: str) -> PipelineConfig:
 
 
 def read_text_artifact(run_id: str, path: str) -> str | None:
-    """Return a text file of a run; None if it has none of this name."""
+    """Return a text file of a run; None if there is no file with this name."""
     client = connect()
     folder = path.rpartition("/")[0]
     if path not in {artifact.path for artifact in client.list_artifacts(run_id, folder or None)}:
@@ -258,24 +259,24 @@ def read_text_artifact(run_id: str, path: str) -> str | None:
 
 
 def read_image_shape(run_id: str) -> tuple[int, int, int] | None:
-    """Return the shape ``(H, W, C)`` of the images of a run; None if it had none yet."""
+    """Return the shape ``(H, W, C)`` of the images of a run; None if it has logged none yet."""
     inputs = get_run(connect(), run_id).inputs.dataset_inputs
     height, width, channels = json.loads(inputs[0].dataset.profile)["shape"] if inputs else (0, 0, 0)
     return (height, width, channels) if inputs else None
 
 
 def read_git_commit(run_id: str) -> str:
-    """Return the commit a run was made at, ``unknown`` where it has none."""
+    """Return the commit of the code of a run, ``unknown`` if it recorded none."""
     return str(get_run(connect(), run_id).data.tags.get("git_commit", "unknown"))
 
 
 def require_same_images(run_id: str, images: ImageSets, noisy: NoisySets) -> None:
-    """Refuse images, or noise on them, other than those a run worked on.
+    """Refuse images or noise that differ from those of a run.
 
     Raises
     ------
     TrackingError
-        Naming both digests.
+        If a digest differs; the message has both.
     """
     tags = get_run(connect(), run_id).data.tags
     digests = {"data_digest": images.digest} | {
@@ -283,14 +284,14 @@ def require_same_images(run_id: str, images: ImageSets, noisy: NoisySets) -> Non
     }
     for key, digest in digests.items():
         if tags.get(key) not in (None, digest):
-            what = "images" if key == "data_digest" else "noise"
-            raise TrackingError(f"run {run_id} had {what} of {key} {tags[key]}; {images.source} now gives {digest}")
+            kind = "images" if key == "data_digest" else "noise"
+            raise TrackingError(f"run {run_id} had {kind} of {key} {tags[key]}; {images.source} now gives {digest}")
 
 
 def protect_run(run_id: str, hours: float) -> None:
     """Set a tag on a run so that ``dae gc`` keeps it for some hours.
 
-    Nothing is done where the run is gone, or where the user may only read.
+    Nothing happens if the run does not exist, or if the user may only read.
     """
     client = connect()
     until = time.time() + hours * 3600
@@ -304,7 +305,7 @@ def protect_run(run_id: str, hours: float) -> None:
 
 
 def read_needed_until(tags: Mapping[str, str]) -> float:
-    """Return until when a run is protected, in seconds since the epoch; 0 where it is not."""
+    """Return until when a run is protected, in seconds since the epoch; 0 if it is not."""
     try:
         return float(tags.get(NEEDED_UNTIL) or 0)
     except ValueError:
@@ -312,14 +313,14 @@ def read_needed_until(tags: Mapping[str, str]) -> float:
 
 
 def model_errors(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return those of a run's metrics that are mean squared errors of its model: pooled and by kind, on both splits."""
-    chosen = {name: value for name, value in metrics.items() if name in ("best_val_mse", "test_mse")}
+    """Return the metrics of a run that are mean squared errors of its model: pooled and by kind, on both splits."""
+    pooled = {name: value for name, value in metrics.items() if name in ("best_val_mse", "test_mse")}
     by_kind = {name: value for name, value in metrics.items() if name.startswith(("val_mse_", "test_mse_"))}
-    return chosen | {name: value for name, value in by_kind.items() if not name.endswith("_nothing")}
+    return pooled | {name: value for name, value in by_kind.items() if not name.endswith("_nothing")}
 
 
 def parse_requirements(text: str) -> dict[str, str]:
-    """Return the versions of packages, by lower-case name, from lines ``name==version``.
+    """Return the versions of packages, by lower-case name, from lines of the form ``name==version``.
 
     Examples
     --------

@@ -64,9 +64,9 @@ class Checkpoint:
 
     def finished(self, config: TrainConfig) -> bool:
         """Tell whether no epoch is left to train."""
-        done = len(self.history)
-        stopped = bool(done) and config.patience is not None and done - 1 - self.best_epoch >= config.patience
-        return done >= config.epochs or stopped
+        epochs = len(self.history)
+        stopped = bool(epochs) and config.patience is not None and epochs - 1 - self.best_epoch >= config.patience
+        return epochs >= config.epochs or stopped
 
     def save(self, model: Any, row: dict[str, float]) -> None:
         """Store the model after an epoch, then name it in the state, then delete the files that no longer count."""

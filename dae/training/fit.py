@@ -1,4 +1,4 @@
-"""The fit loop: fresh or frozen noise, validation in NumPy, the best epoch kept, and resumption at the last finished epoch."""
+"""The fit loop: batches of fresh or frozen noise, validation, the best epoch, and resumption after the last finished epoch."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dae.networks.predict import make_denoiser
 from dae.schemas import Images, ImageSets, NoisySet, NoisySets
 from dae.tracking import provenance
 from dae.training.checkpoint import Checkpoint, History
+from dae.training.losses import make_loss
 from dae.training.optimizers import Muon
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def compile_model(config: PipelineConfig, images: ImageSets) -> keras.Model:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # On JAX, Keras would otherwise run each operation on its own.
     jit_compile = config.train.jit_compile or keras.config.backend() == "jax"
-    model.compile(optimizer, loss="mse", jit_compile=jit_compile, auto_scale_loss=False)
+    model.compile(optimizer, loss=make_loss(config.train), jit_compile=jit_compile, auto_scale_loss=False)
     # Else TensorFlow traces the first step twice, to find new variables in it.
     optimizer.build(model.trainable_variables)
     return model

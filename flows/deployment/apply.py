@@ -1,4 +1,4 @@
-"""Deploying: the Prefect server is made to hold what the files ask for; what it holds already is left alone."""
+"""Deploying: create or update on the Prefect server what the files specify. What is up to date is not touched."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ JSON = SecretDict({"Content-Type": "application/json"})
 
 
 class DeploymentError(RuntimeError):
-    """The Prefect server cannot be reached, or does not take what it is to hold."""
+    """The Prefect server cannot be reached, or refuses an object."""
 
 
 def compare_with_server(deployments: Path, server: Path) -> list[DeploymentDiff]:
-    """Return everything the files ask for, with what differs on the server. Nothing is changed.
+    """Return every object the files specify, with its differences from the server. Nothing is changed.
 
     Raises
     ------
     ConfigError
-        If a file is refused.
+        If a file is invalid.
     DeploymentError
         If no server is configured, or it does not answer.
     """
     with connect_to_server() as client:
-        webhook, asked = _webhook(client), spec.read_deployments(deployments)
+        webhook, specified = _webhook(client), spec.read_deployments(deployments)
         return [
-            *(diff.compare_pool(each, _pool(client, each.name)) for each in spec.read_work_pools(server)),
-            *([diff.compare_webhook(WEBHOOK_BLOCK, _asked_webhook(), webhook)] if _asked_webhook() else []),
-            *(diff.compare_deployment(each, _deployment(client, each)) for each in asked),
-            *(diff.compare_unasked(each) for each in _others(client, asked) if not each.paused),
+            *(diff.compare_pool(pool, _pool(client, pool.name)) for pool in spec.read_work_pools(server)),
+            *([diff.compare_webhook(WEBHOOK_BLOCK, _webhook_url(), webhook)] if _webhook_url() else []),
+            *(diff.compare_deployment(deployment, _deployment(client, deployment)) for deployment in specified),
+            *(diff.compare_unspecified(other) for other in _others(client, specified) if not other.paused),
             *(
-                diff.compare_automation(each, _automations(client, each.name))
-                for each in spec.read_automations(server, _id(webhook))
+                diff.compare_automation(automation, _automations(client, automation.name))
+                for automation in spec.read_automations(server, _id(webhook))
             ),
         ]
 
 
 def deploy(deployments: Path, server: Path) -> list[DeploymentDiff]:
-    """Create or update what differs, and return everything with what differed before.
+    """Create or update what differs, and return every object with its differences from before.
 
     Raises
     ------
@@ -68,17 +68,17 @@ def deploy(deployments: Path, server: Path) -> list[DeploymentDiff]:
         As `compare_with_server` does, or if the server refuses something.
     """
     before = compare_with_server(deployments, server)
-    differing = {each.kind for each in before if each.differences}
+    differing = {item.kind for item in before if item.differences}
     with connect_to_server() as client:
         for pool in spec.read_work_pools(server):
             _put_pool(client, pool)
         if "webhook" in differing:
-            Webhook(url=SecretStr(_asked_webhook()), headers=JSON).save(WEBHOOK_BLOCK, overwrite=True)
+            Webhook(url=SecretStr(_webhook_url()), headers=JSON).save(WEBHOOK_BLOCK, overwrite=True)
         if "deployment" in differing:
             _prefect_deploy(deployments)
-            asked = spec.read_deployments(deployments)
-            _switch_on(client, asked)
-            for other in _others(client, asked):
+            specified = spec.read_deployments(deployments)
+            _update_schedules(client, specified)
+            for other in _others(client, specified):
                 client.pause_deployment(other.id)
         for automation in spec.read_automations(server, _id(_webhook(client))):
             _put_automation(client, automation)
@@ -86,72 +86,75 @@ def deploy(deployments: Path, server: Path) -> list[DeploymentDiff]:
 
 
 def _prefect_deploy(file: Path) -> None:
-    """Let Prefect's own command read the file."""
+    """Run Prefect's own command on the file."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-    done = subprocess.run(command, cwd=file.resolve().parent, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    completed = subprocess.run(command, cwd=file.resolve().parent, capture_output=True, text=True, check=False)
+    if completed.returncode != 0:
         raise DeploymentError(
-            f"prefect deploy ended with exit code {done.returncode}: {(done.stdout + done.stderr)[-3000:]}"
+            f"prefect deploy ended with exit code {completed.returncode}: {(completed.stdout + completed.stderr)[-3000:]}"
         )
 
 
-def _others(client: SyncPrefectClient, asked: list[Deployment]) -> list[DeploymentResponse]:
-    """Return the deployments on the server that are this project's, by their tag, and that no file asks for."""
-    named = {(each.name, each.entrypoint) for each in asked}
-    tags = {tag for each in asked for tag in each.tags}
-    found = client.read_deployments(limit=200)
-    return [each for each in found if tags & set(each.tags) and (each.name, each.entrypoint) not in named]
+def _others(client: SyncPrefectClient, specified: list[Deployment]) -> list[DeploymentResponse]:
+    """Return the deployments on the server that have a tag of this project, and that no file specifies."""
+    keys = {(deployment.name, deployment.entrypoint) for deployment in specified}
+    tags = {tag for deployment in specified for tag in deployment.tags}
+    return [
+        deployment
+        for deployment in client.read_deployments(limit=200)
+        if tags & set(deployment.tags) and (deployment.name, deployment.entrypoint) not in keys
+    ]
 
 
-def _switch_on(client: SyncPrefectClient, asked: list[Deployment]) -> None:
-    """Set whether a deployment is paused and each schedule active, and remove schedules nobody asks for.
+def _update_schedules(client: SyncPrefectClient, specified: list[Deployment]) -> None:
+    """Set whether each deployment is paused and each schedule active, and remove schedules that no file specifies.
 
-    Prefect's command leaves all of that as it finds it.
+    Prefect's command changes none of that.
     """
-    for each in asked:
-        active = {slug: on for _, _, slug, on in each.schedules}
-        found = _deployment(client, each)
-        if found is None:
+    for deployment in specified:
+        active = {slug: on for _, _, slug, on in deployment.schedules}
+        current = _deployment(client, deployment)
+        if current is None:
             continue
-        if bool(found.paused) != each.paused:
-            (client.pause_deployment if each.paused else client.resume_deployment)(found.id)
-        for schedule in found.schedules:
+        if bool(current.paused) != deployment.paused:
+            (client.pause_deployment if deployment.paused else client.resume_deployment)(current.id)
+        for schedule in current.schedules:
             if (on := active.get(str(schedule.slug))) is None:
-                client.delete_deployment_schedule(found.id, schedule.id)
+                client.delete_deployment_schedule(current.id, schedule.id)
             elif on != schedule.active:
-                client.update_deployment_schedule(found.id, schedule.id, active=on)
+                client.update_deployment_schedule(current.id, schedule.id, active=on)
 
 
 def _put_pool(client: SyncPrefectClient, pool: WorkPool) -> None:
-    if (found := _pool(client, pool.name)) is None:
+    if (current := _pool(client, pool.name)) is None:
         create = WorkPoolCreate(name=pool.name, type=pool.type, concurrency_limit=pool.concurrency_limit)
         client.create_work_pool(create)
-    elif found.type != pool.type:
-        raise DeploymentError(f"work pool {pool.name} must be of type {pool.type}, is {found.type}: delete it first")
-    elif diff.compare_pool(pool, found).differences:
+    elif current.type != pool.type:
+        raise DeploymentError(f"work pool {pool.name} must be of type {pool.type}, is {current.type}: delete it first")
+    elif diff.compare_pool(pool, current).differences:
         client.update_work_pool(
             pool.name, WorkPoolUpdate(concurrency_limit=pool.concurrency_limit, is_paused=pool.paused)
         )
 
 
 def _put_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    found = _automations(client, automation.name)
-    if not found:
+    current = _automations(client, automation.name)
+    if not current:
         client.create_automation(automation)
-    elif diff.compare_automation(automation, found[:1]).differences:
-        client.update_automation(found[0].id, automation)
-    # The server takes any number of one name, and another may have made one at the same moment.
-    for spare in _automations(client, automation.name)[1:]:
-        client.delete_automation(spare.id)
+    elif diff.compare_automation(automation, current[:1]).differences:
+        client.update_automation(current[0].id, automation)
+    # The server allows several automations of one name, and another process may have created one at the same moment.
+    for duplicate in _automations(client, automation.name)[1:]:
+        client.delete_automation(duplicate.id)
 
 
 def connect_to_server() -> SyncPrefectClient:
-    """Return a client of the server that is configured, which answers.
+    """Return a client of the configured server, after checking that the server answers.
 
     Raises
     ------
     DeploymentError
-        If none is configured, or it does not answer, or does not let one in.
+        If no server is configured, it does not answer, or it refuses the login.
     """
     if not (url := PREFECT_API_URL.value()):
         start = command_lines.make_command("services")
@@ -178,16 +181,16 @@ def _pool(client: SyncPrefectClient, name: str) -> ServerPool | None:
         return None
 
 
-def _deployment(client: SyncPrefectClient, asked: Deployment) -> DeploymentResponse | None:
-    for found in client.read_deployments(limit=200):
-        if found.name == asked.name and found.entrypoint == asked.entrypoint:
-            return found
+def _deployment(client: SyncPrefectClient, specified: Deployment) -> DeploymentResponse | None:
+    for deployment in client.read_deployments(limit=200):
+        if deployment.name == specified.name and deployment.entrypoint == specified.entrypoint:
+            return deployment
     return None
 
 
 def _automations(client: SyncPrefectClient, name: str) -> list[Automation]:
-    """Return the automations of a name, in an order that is the same for all who ask."""
-    return sorted(client.read_automations_by_name(name), key=lambda each: each.id)
+    """Return the automations of a name, always in the same order."""
+    return sorted(client.read_automations_by_name(name), key=lambda automation: automation.id)
 
 
 def _webhook(client: SyncPrefectClient) -> BlockDocument | None:
@@ -198,11 +201,11 @@ def _webhook(client: SyncPrefectClient) -> BlockDocument | None:
 
 
 def _id(block: BlockDocument | None) -> str | None:
-    """Return the id of the webhook's block, or a stand-in for one that is yet to be made; None if none is asked for."""
+    """Return the id of the webhook's block, or a placeholder if it is not created yet; None if no webhook is configured."""
     if block is not None:
         return str(block.id)
-    return str(UUID(int=0)) if _asked_webhook() else None
+    return str(UUID(int=0)) if _webhook_url() else None
 
 
-def _asked_webhook() -> str:
+def _webhook_url() -> str:
     return os.environ.get(WEBHOOK_URL, "").strip()

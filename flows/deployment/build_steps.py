@@ -1,4 +1,4 @@
-"""A build step of ``prefect.yaml``: a configuration's one home is its file in ``configs/``."""
+"""A build step of ``prefect.yaml``, so that a configuration is written only once, in its file in ``configs/``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dae.config import loading
 
 
 def configuration(file: str) -> dict[str, Any]:
-    """Return a configuration file as a deployment's parameter, every default written out.
+    """Return a configuration file as a deployment's parameter, with all defaults.
 
     A relative path starts at the project's folder.
 

@@ -1,4 +1,4 @@
-"""How what the Prefect server holds differs from what the files ask for: one line a field."""
+"""Differences between the objects of the Prefect server and those the files specify: one line for each field."""
 
 from __future__ import annotations
 
@@ -19,79 +19,78 @@ MISSING = "missing"
 
 
 class DeploymentDiff(FrozenModel):
-    """A thing the server is to hold, and how what it holds differs: one line a field, `MISSING` alone if it is not there."""
+    """An object of the server and its differences: one line for each field, or only `MISSING` if it does not exist."""
 
     kind: str
     name: str
     differences: tuple[str, ...]
 
 
-def compare_pool(asked: WorkPool, found: ServerPool | None) -> DeploymentDiff:
+def compare_pool(specified: WorkPool, current: ServerPool | None) -> DeploymentDiff:
     """Compare a work pool."""
-    held = found and {
-        "name": found.name,
-        "type": found.type,
-        "concurrency_limit": found.concurrency_limit,
-        "paused": found.is_paused,
+    fields = current and {
+        "name": current.name,
+        "type": current.type,
+        "concurrency_limit": current.concurrency_limit,
+        "paused": current.is_paused,
     }
-    return _item("work pool", asked.name, asked.model_dump(mode="json"), held)
+    return _item("work pool", specified.name, specified.model_dump(mode="json"), fields)
 
 
-def compare_webhook(name: str, asked: str, found: BlockDocument | None) -> DeploymentDiff:
-    """Compare the block of the webhook; its address is a secret, and is not shown."""
-    if found is None:
+def compare_webhook(name: str, url: str, current: BlockDocument | None) -> DeploymentDiff:
+    """Compare the block of the webhook. Its address is a secret and is not shown."""
+    if current is None:
         return DeploymentDiff(kind="webhook", name=name, differences=(MISSING,))
-    same = found.data.get("url") == asked
+    same = current.data.get("url") == url
     return DeploymentDiff(kind="webhook", name=name, differences=() if same else ("url: another than DAE_WEBHOOK_URL",))
 
 
-def compare_deployment(asked: Deployment, found: DeploymentResponse | None) -> DeploymentDiff:
+def compare_deployment(specified: Deployment, current: DeploymentResponse | None) -> DeploymentDiff:
     """Compare a deployment."""
-    return _item(
-        "deployment", asked.name, asked.model_dump(mode="json"), found and _held(found).model_dump(mode="json")
-    )
+    fields = current and _compared_fields(current).model_dump(mode="json")
+    return _item("deployment", specified.name, specified.model_dump(mode="json"), fields)
 
 
-def compare_unasked(found: DeploymentResponse) -> DeploymentDiff:
-    """Return a deployment of this project that no file asks for, as when it was removed there; paused it differs no more."""
-    left = () if found.paused else (f"asked for nowhere, and runs {found.entrypoint}",)
-    return DeploymentDiff(kind="deployment", name=found.name, differences=left)
+def compare_unspecified(current: DeploymentResponse) -> DeploymentDiff:
+    """Return a deployment of this project that no file specifies, such as one that was removed. A paused one is accepted."""
+    differences = () if current.paused else (f"asked for nowhere, and runs {current.entrypoint}",)
+    return DeploymentDiff(kind="deployment", name=current.name, differences=differences)
 
 
-def compare_automation(asked: AutomationCore, found: Sequence[Automation]) -> DeploymentDiff:
-    """Compare an automation with those of its name; one that was switched off differs, and so does a second one."""
-    item = _item("automation", asked.name, _plain(asked), _plain(found[0]) if found else None)
-    spare = (f"asked for once, found {len(found)} times",) if len(found) > 1 else ()
-    return item.model_copy(update={"differences": item.differences + spare})
+def compare_automation(specified: AutomationCore, current: Sequence[Automation]) -> DeploymentDiff:
+    """Compare an automation with those of its name. A disabled one is a difference, and so is a duplicate."""
+    item = _item("automation", specified.name, _plain(specified), _plain(current[0]) if current else None)
+    duplicates = (f"asked for once, found {len(current)} times",) if len(current) > 1 else ()
+    return item.model_copy(update={"differences": item.differences + duplicates})
 
 
-def _held(found: DeploymentResponse) -> Deployment:
-    """Return what of a deployment on the server is compared."""
-    limit, options = found.global_concurrency_limit, found.concurrency_options
+def _compared_fields(current: DeploymentResponse) -> Deployment:
+    """Return the fields of a deployment on the server that are compared."""
+    limit, options = current.global_concurrency_limit, current.concurrency_options
     schedules = [
-        (each.schedule.cron, str(each.schedule.timezone), str(each.slug), bool(each.active))
-        if isinstance(each.schedule, CronSchedule)
-        else (str(each.schedule), "", str(each.slug), bool(each.active))
-        for each in found.schedules
+        (entry.schedule.cron, str(entry.schedule.timezone), str(entry.slug), bool(entry.active))
+        if isinstance(entry.schedule, CronSchedule)
+        else (str(entry.schedule), "", str(entry.slug), bool(entry.active))
+        for entry in current.schedules
     ]
     return Deployment(
-        name=found.name,
-        entrypoint=found.entrypoint or "",
-        description=found.description or "",
-        tags=tuple(found.tags),
-        work_pool=found.work_pool_name or "",
-        job_variables=found.job_variables or {},
-        parameters=found.parameters,
-        parameter_schema=without_empty(found.parameter_openapi_schema or {}),
-        pull=flatten_steps(found.pull_steps or ()),
+        name=current.name,
+        entrypoint=current.entrypoint or "",
+        description=current.description or "",
+        tags=tuple(current.tags),
+        work_pool=current.work_pool_name or "",
+        job_variables=current.job_variables or {},
+        parameters=current.parameters,
+        parameter_schema=without_empty(current.parameter_openapi_schema or {}),
+        pull=flatten_steps(current.pull_steps or ()),
         schedules=tuple(sorted(schedules)),
         concurrency=(limit.limit, options.collision_strategy.value) if limit and options else None,
-        paused=bool(found.paused),
+        paused=bool(current.paused),
     )
 
 
 def _plain(automation: AutomationCore) -> dict[str, Any]:
-    """Return an automation without what the server adds to it, such as the ids of its triggers."""
+    """Return an automation without the fields that the server adds, such as the ids of its triggers."""
     core = AutomationCore.model_validate(automation.model_dump())
     tree: dict[str, Any] = _without_ids(core.model_dump(mode="json", exclude={"owner_resource"}))
     return tree
@@ -101,26 +100,30 @@ def _without_ids(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _without_ids(value) for key, value in tree.items() if key != "id"}
     if isinstance(tree, list):
-        made = [_without_ids(each) for each in tree]
-        return sorted(made) if all(isinstance(each, str) for each in made) else made
+        items = [_without_ids(item) for item in tree]
+        return sorted(items) if all(isinstance(item, str) for item in items) else items
     return tree
 
 
-def _item(kind: str, name: str, asked: Any, held: Any) -> DeploymentDiff:
-    lines = [MISSING] if held is None else _lines(json.loads(json.dumps(asked)), json.loads(json.dumps(held)))
+def _item(kind: str, name: str, specified: Any, current: Any) -> DeploymentDiff:
+    if current is None:
+        return DeploymentDiff(kind=kind, name=name, differences=(MISSING,))
+    lines = _lines(json.loads(json.dumps(specified)), json.loads(json.dumps(current)))
     return DeploymentDiff(kind=kind, name=name, differences=tuple(lines))
 
 
-def _lines(asked: Any, held: Any, path: str = "") -> list[str]:
-    """Return a line for each value that differs, under its path."""
-    if isinstance(asked, dict) and isinstance(held, dict):
-        keys = [*asked, *(key for key in held if key not in asked)]
+def _lines(specified: Any, current: Any, path: str = "") -> list[str]:
+    """Return a line for each value that differs, with its path."""
+    if isinstance(specified, dict) and isinstance(current, dict):
+        keys = [*specified, *(key for key in current if key not in specified)]
         return [
-            line for key in keys for line in _lines(asked.get(key), held.get(key), f"{path}.{key}" if path else key)
+            line
+            for key in keys
+            for line in _lines(specified.get(key), current.get(key), f"{path}.{key}" if path else key)
         ]
-    return [] if asked == held else [f"{path}: asked for {_short(asked)}, found {_short(held)}"]
+    return [] if specified == current else [f"{path}: asked for {_short(specified)}, found {_short(current)}"]
 
 
-def _short(value: Any, most: int = 120) -> str:
+def _short(value: Any, max_length: int = 120) -> str:
     text = json.dumps(value)
-    return text if len(text) <= most else f"{text[:most]} ..."
+    return text if len(text) <= max_length else f"{text[:max_length]} ..."

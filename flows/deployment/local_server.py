@@ -1,9 +1,9 @@
-"""Prefect's temporary server for the length of one command, in a process that ends with the command however that ends.
+"""Prefect's temporary server for one command, in a process that ends with the command, however the command ends.
 
-A server that Prefect starts by itself shares the terminal with the command: Ctrl-C stops it first, and the flow run can no
-longer say how it ended. Killed outright, the command would leave the server behind. And if its database cannot be used, Prefect
-starts it again and again until the time is up. This one has a session of its own, stops when its standard input closes, which
-happens whatever becomes of the command, and says at once why it does not start.
+A server that Prefect starts by itself shares the terminal with the command. Ctrl-C stops the server first, so the flow run can
+no longer report how it ended. If the command is killed, the server keeps running. If the database cannot be used, Prefect
+restarts the server until a timeout. The server of this module has its own session, stops when its standard input closes, which
+also happens when the command is killed, and reports at once why it does not start.
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ OWN = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
-    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",  # done before, where an error can still be told
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",  # done before, when an error can still be reported
 }
-"""What Prefect sets for a temporary server, so that it serves no pages and starts no scheduler."""
+"""The settings of Prefect's own temporary server: it serves no pages and starts no scheduler."""
 GRACE = 5
-"""Seconds that requests may still take once the command has ended."""
-ENDINGS = ("", "-wal", "-shm")
-"""Of the files that are one SQLite database."""
+"""Seconds that requests may still take after the command has ended."""
+SUFFIXES = ("", "-wal", "-shm")
+"""Suffixes of the files of one SQLite database."""
 logger = logging.getLogger("dae.server")
 
 
 class ServerError(RuntimeError):
-    """A server that did not start, and why."""
+    """The server did not start; the message says why."""
 
 
 def start_server() -> Callable[[], str]:
     """Start Prefect's temporary server, unless one is configured, and return a function that waits for its API URL.
 
-    Call it before Prefect is imported: what Prefect still has to tell its server when the process exits is then told first.
-    The function raises a `ServerError` with the server's own error if it does not start.
+    Call it before Prefect is imported, so that at exit Prefect sends its last messages before the server is stopped. If the
+    server does not start, the returned function raises a `ServerError` with the server's own error.
     """
     if configured := os.environ.get("PREFECT_API_URL"):
         return lambda: configured
-    said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (it outlives this function)
-    # -P: the folder that the command is called in may have a package flows of its own.
-    keeper = subprocess.Popen(
+    stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115  (it outlives this function)
+    # -P: the working directory may contain another package named flows.
+    process = subprocess.Popen(
         [sys.executable, "-P", "-m", "flows.deployment.local_server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=said,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     )
-    assert keeper.stdin is not None
-    assert keeper.stdout is not None
-    atexit.register(keeper.stdin.close)
-    first_line = keeper.stdout.readline
+    assert process.stdin is not None
+    assert process.stdout is not None
+    atexit.register(process.stdin.close)
+    first_line = process.stdout.readline
 
     def url() -> str:
         line = first_line().strip()
@@ -74,21 +74,21 @@ def start_server() -> Callable[[], str]:
             logger.warning("%s", line.removeprefix(NOTE))
             line = first_line().strip()
         if not line or line.startswith(ERROR):
-            why = line.removeprefix(ERROR) or _last_word(keeper, said)
-            raise ServerError(f"Prefect's temporary server did not start: {why}")
+            reason = line.removeprefix(ERROR) or _describe_exit(process, stderr)
+            raise ServerError(f"Prefect's temporary server did not start: {reason}")
         return line
 
     return url
 
 
-def _last_word(process: subprocess.Popen[str], said: IO[str]) -> str:
-    """Return how a process ended that could not tell it in a line of its own."""
-    said.seek(0)
-    return " ".join([f"exit code {process.wait()}", *said.read().strip().splitlines()[-1:]])
+def _describe_exit(process: subprocess.Popen[str], stderr: IO[str]) -> str:
+    """Return the exit code and the last line of standard error of a process that printed no error of its own."""
+    stderr.seek(0)
+    return " ".join([f"exit code {process.wait()}", *stderr.read().strip().splitlines()[-1:]])
 
 
 def serve_until_closed() -> None:
-    """Serve until standard input closes, unless a profile names a server. The first line printed is the API URL or an error."""
+    """Serve until standard input closes, unless a profile names a server. Print the API URL or an error."""
     os.environ.update(OWN)  # before Prefect is imported
     try:
         from prefect.settings import get_current_settings
@@ -98,12 +98,12 @@ def serve_until_closed() -> None:
             return
         with in_use(lambda note: _say(NOTE + note)):
             _serve()
-    except Exception as error:  # noqa: BLE001  (told to the command, which reports it)
+    except Exception as error:  # noqa: BLE001  (the command reports it)
         _say(f"{ERROR}{type(error).__name__}: {error}")
 
 
 def _serve() -> None:
-    """Answer on a free port of this machine until standard input closes."""
+    """Serve on a free local port until standard input closes."""
     import uvicorn
 
     with socket.socket() as listening:
@@ -123,15 +123,15 @@ def _serve() -> None:
             timeout_graceful_shutdown=GRACE,
         )
         server = Server(config)
-        threading.Thread(target=_stop_with_the_command, args=(server,), daemon=True).start()
+        threading.Thread(target=_stop_with_command, args=(server,), daemon=True).start()
         with _Errors() as errors:
             asyncio.run(server.serve(sockets=[listening]))
         if not server.started:
             raise ServerError(errors.last or "it stopped as it started")
 
 
-def _stop_with_the_command(server: object) -> None:
-    """Wait for standard input to close, and end the server; what does not end in time is ended."""
+def _stop_with_command(server: object) -> None:
+    """Wait for standard input to close, then stop the server; exit the process if that takes too long."""
     sys.stdin.read()
     server.should_exit = True  # type: ignore[attr-defined]
     threading.Event().wait(2 * GRACE)
@@ -139,7 +139,7 @@ def _stop_with_the_command(server: object) -> None:
 
 
 class _Errors(logging.Handler):
-    """Keeps the last line of the error that the server's application raises as it starts."""
+    """Keeps the last line of the error that the server's application raises at startup."""
 
     last = ""
 
@@ -161,37 +161,37 @@ def _say(line: str) -> None:
 
 
 class DatabaseError(RuntimeError):
-    """A database that cannot be used: which, why, and what to do."""
+    """A database cannot be used; the message says which, why, and what to do."""
 
 
 class UnknownSchemaError(DatabaseError):
-    """A database that another version of Prefect made."""
+    """The database was created by another version of Prefect."""
 
 
 @contextmanager
 def in_use(say: Callable[[str], None]) -> Iterator[None]:
-    """Bring the configured database to the installed Prefect's schema, and let nobody set it aside during the block.
+    """Migrate the configured database to the schema of the installed Prefect, and lock it against renaming during the block.
 
     Parameters
     ----------
     say : Callable
-        Told in a sentence what was set aside, if anything was.
+        Called with a sentence about the database that was renamed, if one was.
 
     Raises
     ------
     DatabaseError
-        If it cannot be used.
+        If the database cannot be used.
     """
     from prefect.settings import get_current_settings
 
     home = get_current_settings().home
     with (home / ".migrating").open("w") as migrating, (home / ".serving").open("w") as serving:
-        fcntl.flock(migrating, fcntl.LOCK_EX)  # two first starts at once would both make the tables
+        fcntl.flock(migrating, fcntl.LOCK_EX)  # two simultaneous first starts would both create the tables
         try:
             _migrate()
         except UnknownSchemaError as error:
-            kept = _set_aside(error, serving)
-            say(f"{error}. It is kept as {kept}, and a new one is begun; what MLflow recorded is all there")
+            backup = _rename_database(error, serving)
+            say(f"{error}. It is kept as {backup}, and a new one is begun; what MLflow recorded is all there")
             _migrate()
         fcntl.flock(serving, fcntl.LOCK_SH)
         fcntl.flock(migrating, fcntl.LOCK_UN)
@@ -215,24 +215,24 @@ def _migrate() -> None:
         raise DatabaseError(f"Prefect's database {_location()} cannot be used: {error.args[0]}") from error
 
 
-def _set_aside(why: DatabaseError, serving: IO[str]) -> Path:
-    """Rename the project's own database, unless a server works on it, and return its new path; no other is touched."""
+def _rename_database(error: DatabaseError, serving: IO[str]) -> Path:
+    """Rename the project's own database unless a server uses it, and return its new path. Other databases are not touched."""
     own = runtime.prefect_home() / "prefect.db"
     if _location() != str(own):
-        raise DatabaseError(f"{why}. Use that version, or name another database or PREFECT_HOME") from why
+        raise DatabaseError(f"{error}. Use that version, or name another database or PREFECT_HOME") from error
     try:
         fcntl.flock(serving, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise DatabaseError(f"{why}, and a command of that version is at work on it. Wait for it to end") from why
-    kept = own.with_name(f"prefect-{datetime.now():%Y%m%d-%H%M%S}.db")
-    for ending in ENDINGS:
-        if (part := own.with_name(own.name + ending)).exists():
-            part.rename(kept.with_name(kept.name + ending))
-    return kept
+        raise DatabaseError(f"{error}, and a command of that version is at work on it. Wait for it to end") from error
+    backup = own.with_name(f"prefect-{datetime.now():%Y%m%d-%H%M%S}.db")
+    for suffix in SUFFIXES:
+        if (file := own.with_name(own.name + suffix)).exists():
+            file.rename(backup.with_name(backup.name + suffix))
+    return backup
 
 
 def _location() -> str:
-    """Return the path of an SQLite database, or the address of another, without its password."""
+    """Return the path of an SQLite database, or the address of any other database without its password."""
     from prefect.settings import get_current_settings
     from sqlalchemy import make_url
 

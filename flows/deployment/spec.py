@@ -1,4 +1,4 @@
-"""What the Prefect server is to hold, as ``prefect.yaml`` and ``deploy/server.yaml`` ask for it."""
+"""The objects that ``prefect.yaml`` and ``deploy/server.yaml`` specify for the Prefect server."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dae.config.schema import ConfigError
 from dae.schemas import FrozenModel
 
 WEBHOOK = "{{ webhook }}"
-"""Stands for the id of the webhook's block, which every server gives anew."""
+"""Placeholder for the id of the webhook's block, which differs between servers."""
 
 
 class Deployment(FrozenModel):
-    """What of a deployment `prefect.yaml` decides, as plain values: they are compared with the server's."""
+    """The fields of a deployment that ``prefect.yaml`` sets, as plain values: they are compared with the server's."""
 
     name: str
     entrypoint: str
@@ -43,7 +43,7 @@ class Deployment(FrozenModel):
 
 
 class WorkPool(FrozenModel):
-    """A work pool, and how many runs go on in it at once."""
+    """A work pool, and how many of its runs may execute at once."""
 
     name: str
     type: str
@@ -52,20 +52,21 @@ class WorkPool(FrozenModel):
 
 
 def read_deployments(file: Path) -> list[Deployment]:
-    """Return the deployments of a ``prefect.yaml``, its build steps run and its placeholders filled.
+    """Return the deployments of a ``prefect.yaml``, after its build steps were run and its placeholders filled.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, lacks something, or names a configuration that is refused.
+        If the file cannot be read, lacks a field, or names a configuration that is invalid.
     """
     tree = _read(file)
     try:
-        built = asyncio.run(run_steps(tree.get("build") or [], {}, print_function=lambda *_, **__: None))
-        named: Any = apply_values(tree["deployments"], dict(os.environ), remove_notset=False)
-        filled: Any = apply_values(named, built)
-        here = [{"prefect.deployments.steps.set_working_directory": {"directory": str(file.resolve().parent)}}]
-        return [_deployment(each, each.get("pull") or tree.get("pull") or here) for each in filled]
+        step_outputs = asyncio.run(run_steps(tree.get("build") or [], {}, print_function=lambda *_, **__: None))
+        deployments: Any = apply_values(tree["deployments"], dict(os.environ), remove_notset=False)
+        deployments = apply_values(deployments, step_outputs)
+        directory = {"directory": str(file.resolve().parent)}
+        pull = tree.get("pull") or [{"prefect.deployments.steps.set_working_directory": directory}]
+        return [_deployment(deployment, deployment.get("pull") or pull) for deployment in deployments]
     except KeyError as error:
         rule = "every deployment must have name, entrypoint and work_pool, and every schedule cron and timezone"
         raise ConfigError(f"{file}: {rule}, lacks {error}") from error
@@ -89,8 +90,8 @@ def _deployment(tree: dict[str, Any], pull: list[dict[str, Any]]) -> Deployment:
         pull=flatten_steps(pull),
         schedules=tuple(
             sorted(
-                (str(each["cron"]), str(each["timezone"]), str(each.get("slug")), bool(each.get("active", True)))
-                for each in tree.get("schedules") or ()
+                (str(entry["cron"]), str(entry["timezone"]), str(entry.get("slug")), bool(entry.get("active", True)))
+                for entry in tree.get("schedules") or ()
             )
         ),
         concurrency=(int(limit["limit"]), str(limit["collision_strategy"])) if limit else None,
@@ -99,12 +100,12 @@ def _deployment(tree: dict[str, Any], pull: list[dict[str, Any]]) -> Deployment:
 
 
 def flatten_steps(pull: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the steps that fetch a flow's code, by name."""
+    """Return the inputs of the steps that fetch a flow's code, by step name."""
     return {name: inputs for step in pull for name, inputs in step.items()}
 
 
 def without_empty(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema of parameters without its empty parts, some of which the server leaves out."""
+    """Return a parameter schema without its empty parts, since the server omits some of them."""
     return {name: part for name, part in schema.items() if part}
 
 
@@ -112,7 +113,7 @@ def without_empty(schema: Mapping[str, Any]) -> dict[str, Any]:
 def _parameter_schema(entrypoint: str) -> dict[str, Any]:
     try:
         return without_empty(parameter_schema(load_flow_from_entrypoint(entrypoint)).model_dump())
-    except Exception as error:  # whatever importing a module may raise
+    except Exception as error:  # importing a module may raise anything
         raise ValueError(f"entrypoint {entrypoint} must name a flow: {error}") from error
 
 
@@ -122,39 +123,39 @@ def read_work_pools(file: Path) -> list[WorkPool]:
     Raises
     ------
     ConfigError
-        If the file cannot be read, or a field is wrong.
+        If the file cannot be read, or a field is invalid.
     """
     try:
-        return [WorkPool.model_validate(each) for each in _read(file).get("work_pools") or ()]
+        return [WorkPool.model_validate(pool) for pool in _read(file).get("work_pools") or ()]
     except ValidationError as error:
         raise ConfigError(f"{file}: work_pools: {error}") from error
 
 
 def read_automations(file: Path, webhook: str | None) -> list[AutomationCore]:
-    """Return the automations of a ``server.yaml``. Without the id of a webhook block they call none.
+    """Return the automations of a ``server.yaml``. Without the id of a webhook block, actions that call it are left out.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, or Prefect would not take an automation.
+        If the file cannot be read, or an automation is invalid.
     """
-    found = []
+    automations = []
     for tree in _read(file).get("automations") or ():
         actions = [_with_webhook(action, webhook) for action in tree.get("actions") or ()]
-        if not (kept := [action for action in actions if action is not None]):
+        if not (callable_actions := [action for action in actions if action is not None]):
             continue
         try:
-            asked = AutomationCore.model_validate({**tree, "actions": kept})
-            _require_known(asked)
-            # Said outright, defaults too: an update leaves what is not said as it is, such as an automation switched off.
-            found.append(AutomationCore.model_validate(asked.model_dump(exclude={"owner_resource"})))
+            automation = AutomationCore.model_validate({**tree, "actions": callable_actions})
+            _require_known(automation)
+            # With all defaults set: an update does not change missing fields, so a disabled automation would stay disabled.
+            automations.append(AutomationCore.model_validate(automation.model_dump(exclude={"owner_resource"})))
         except ValueError as error:
             raise ConfigError(f"{file}: automation {tree.get('name')}: {error}") from error
-    return found
+    return automations
 
 
 def _require_known(automation: AutomationCore) -> None:
-    """Refuse an action of a type that Prefect does not know: its client lets it pass, its server does not."""
+    """Refuse an action of a type that Prefect does not know: its client accepts it, but its server does not."""
     actions = automation.actions + automation.actions_on_trigger + automation.actions_on_resolve
     if unknown := sorted({action.type for action in actions if isinstance(action, UnknownAction)}):
         raise ValueError(f"actions: type must be one that Prefect knows, received {', '.join(unknown)}")

@@ -1,4 +1,4 @@
-"""Starting a run of a deployment from elsewhere, and following it to its end."""
+"""Starting a run of a deployment on a server, and following it until it ends."""
 
 from __future__ import annotations
 
@@ -18,68 +18,89 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.utilities.urls import url_for
 
 from dae.config import loading
-from dae.config.schema import ConfigError, PipelineConfig
+from dae.config.schema import ConfigError, PipelineConfig, with_former_names
 from dae.promotion.reports import Ending
 from flows.deployment.apply import DeploymentError
 from flows.run_control import REFUSED
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 120
-"""So long a server may be away while a run is followed."""
+"""For this time a server may be unreachable while a run is followed."""
 LATE = timedelta(seconds=10)
-"""Logs come in batches, and not quite in order: so far back they are looked for again."""
+"""Logs arrive in batches and not quite in order, so the last seconds are read again."""
 QUIET_SECONDS = 3
-UNSAID = "Finished in state Completed()"
-"""Of every task: what it did is said before."""
+SKIPPED_MESSAGE = "Finished in state Completed()"
+"""Every task logs this; its own log lines say more."""
 Say = Callable[[str], None]
 
 
 def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse:
-    """Return a deployment by its name, or by ``flow/name`` where two flows have one of that name.
+    """Return a deployment by its name, or by ``flow/name`` if deployments of two flows have that name.
 
     Raises
     ------
     ConfigError
-        If there is none, or more than one.
+        If there is no such deployment, or more than one.
     """
-    known = {f"{client.read_flow(each.flow_id).name}/{each.name}": each for each in client.read_deployments(limit=200)}
-    found = [each for full, each in known.items() if name in (full, each.name)]
-    if len(found) != 1:
-        names = ", ".join(sorted(known)) or "none"
+    deployments = {
+        f"{client.read_flow(deployment.flow_id).name}/{deployment.name}": deployment
+        for deployment in client.read_deployments(limit=200)
+    }
+    matches = [deployment for full_name, deployment in deployments.items() if name in (full_name, deployment.name)]
+    if len(matches) != 1:
+        names = ", ".join(sorted(deployments)) or "none"
         raise ConfigError(f"DEPLOYMENT must name one of the server's ({names}), received {name}")
-    return found[0]
+    return matches[0]
 
 
 def make_parameters(
     deployment: DeploymentResponse, config: PipelineConfig | None, settings: Iterable[str]
 ) -> dict[str, Any]:
-    """Return a deployment's parameters with settings applied: of its configuration if it has one, else of the parameters.
+    """Return a deployment's parameters with settings applied: to its configuration if it has one, else to the parameters.
 
     Raises
     ------
     ConfigError
-        If a setting is unknown, a value breaks a rule, or a configuration is given to a deployment that takes none.
+        If a setting is unknown, a value breaks a rule, or a configuration is passed to a deployment that has none.
     """
     if "config" in deployment.parameters:
         base = config or loading.validate(deployment.parameters["config"])
-        return {"config": loading.with_settings(base, settings).model_dump(mode="json")}
+        return {"config": fit_to_schema(loading.with_settings(base, settings), deployment)}
     if config is not None:
         raise ConfigError(
             f"--config and the gate's switches are for deployments that train, {deployment.name} does not"
         )
-    asked = deployment.parameter_openapi_schema or {}
-    defaults = {name: field.get("default") for name, field in asked.get("properties", {}).items()}
+    properties = (deployment.parameter_openapi_schema or {}).get("properties", {})
+    defaults = {name: field.get("default") for name, field in properties.items()}
     return loading.merge_settings(defaults | deployment.parameters, settings)
+
+
+def fit_to_schema(config: PipelineConfig, deployment: DeploymentResponse) -> dict[str, Any]:
+    """Return a configuration as plain values that the parameter schema of a deployment allows.
+
+    The server refuses fields that are not in the schema. The schema of an earlier deployment has the former names of renamed
+    fields, and lacks newer fields. Newer fields are left out if they have their default.
+    """
+    tree, defaults = config.model_dump(mode="json"), PipelineConfig().model_dump(mode="json")
+    definitions = (deployment.parameter_openapi_schema or {}).get("definitions", {})
+    if "also" in definitions.get("DataConfig", {}).get("properties", {}):
+        tree, defaults = with_former_names(tree), with_former_names(defaults)
+    for section, fields in tree.items():
+        known = definitions.get(type(getattr(config, section)).__name__, {}).get("properties", fields)
+        tree[section] = {
+            name: value for name, value in fields.items() if name in known or value != defaults[section][name]
+        }
+    return tree
 
 
 def start_run(
     client: SyncPrefectClient,
     deployment: DeploymentResponse,
-    asked: dict[str, Any],
+    parameters: dict[str, Any],
     actor: str,
     name: str | None = None,
 ) -> FlowRun:
-    """Ask for a run; who asks is who answers for what it decides.
+    """Start a run. `actor` is recorded as responsible for its decisions.
 
     Raises
     ------
@@ -89,49 +110,49 @@ def start_run(
     variables = {"env": {"DAE_ACTOR": actor}}
     try:
         return client.create_flow_run_from_deployment(
-            deployment.id, parameters=asked, job_variables=variables, name=name
+            deployment.id, parameters=parameters, job_variables=variables, name=name
         )
     except PrefectHTTPStatusError as error:
         raise DeploymentError(f"{deployment.name}: the server refuses the run: {error}") from error
 
 
 def follow_run(client: SyncPrefectClient, run_id: UUID, say: Say, seconds: float | None) -> State | None:
-    """Say what a run logs and how its state changes until it has ended; return that state, None if it takes too long.
+    """Report a run's log lines and state changes until it ends; return its final state, or None if the time is up.
 
     Raises
     ------
     DeploymentError
-        If the server is away for too long.
+        If the server is unreachable for too long.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    logs, told, away_since = _Logs(client, run_id), "", None
+    logs, state_name, unreachable_since = _Logs(client, run_id), "", None
     while True:
         try:
             state = client.read_flow_run(run_id).state
-            if state is not None and state.name != told:
-                told = state.name or ""
-                say(f"{told}: {state.message}" if state.message else told)
+            if state is not None and state.name != state_name:
+                state_name = state.name or ""
+                say(f"{state_name}: {state.message}" if state.message else state_name)
             for line in logs.new():
                 say(line)
-            away_since = None
+            unreachable_since = None
         except (httpx.TransportError, httpx.HTTPStatusError) as error:
             if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
                 raise
-            state, away_since = None, away_since or time.monotonic()
-            if time.monotonic() - away_since > PATIENCE_SECONDS:
+            state, unreachable_since = None, unreachable_since or time.monotonic()
+            if time.monotonic() - unreachable_since > PATIENCE_SECONDS:
                 raise DeploymentError(
                     f"the Prefect server has not answered for {PATIENCE_SECONDS} s: {error}"
                 ) from error
         if state is not None and state.is_final():
-            _say_the_rest(logs, say)
+            _report_remaining(logs, say)
             return state
         if deadline is not None and time.monotonic() > deadline:
             return None
         time.sleep(POLL_SECONDS)
 
 
-def _say_the_rest(logs: _Logs, say: Say) -> None:
-    """Say what was logged last: it arrives after the state."""
+def _report_remaining(logs: _Logs, say: Say) -> None:
+    """Report the last log lines, which arrive after the final state."""
     deadline = time.monotonic() + QUIET_SECONDS
     while time.monotonic() < deadline:
         time.sleep(POLL_SECONDS / 2)
@@ -140,7 +161,7 @@ def _say_the_rest(logs: _Logs, say: Say) -> None:
 
 
 class _Logs:
-    """The log of a run, each line once."""
+    """The log of a run; each line is returned once."""
 
     def __init__(self, client: SyncPrefectClient, run_id: UUID) -> None:
         self._client, self._run_id = client, run_id
@@ -148,14 +169,14 @@ class _Logs:
         self._latest: datetime | None = None
 
     def new(self) -> Iterator[str]:
-        """Yield the lines that have not been seen, oldest first."""
+        """Yield the lines that were not returned before, oldest first."""
         after = LogFilterTimestamp(after_=self._latest - LATE) if self._latest else None
-        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self._run_id]), timestamp=after)
+        log_filter = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self._run_id]), timestamp=after)
         offset = 0
-        while page := self._client.read_logs(wanted, limit=200, offset=offset, sort=LogSort.TIMESTAMP_ASC):
+        while page := self._client.read_logs(log_filter, limit=200, offset=offset, sort=LogSort.TIMESTAMP_ASC):
             offset += len(page)
             for log in page:
-                if log.id not in self._seen and log.message != UNSAID:
+                if log.id not in self._seen and log.message != SKIPPED_MESSAGE:
                     self._seen.add(log.id)
                     self._latest = max(log.timestamp, self._latest or log.timestamp)
                     yield _line(log)
@@ -167,7 +188,7 @@ def _line(log: Log) -> str:
 
 
 def describe_ending(state: State | None) -> Ending:
-    """Return in a word how a run ended; None: it did not in time."""
+    """Return how a run ended; a state of None means that it did not end in time."""
     if state is None or state.name == "TimedOut":
         return "timed out"
     if state.is_completed():
@@ -176,5 +197,5 @@ def describe_ending(state: State | None) -> Ending:
 
 
 def run_url(run: FlowRun) -> str:
-    """Return the run's page."""
+    """Return the address of the run's page."""
     return str(url_for("flow-run", run.id) or f"flow run {run.id}")

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -35,9 +40,85 @@ def test_help_and_version_import_nothing_heavy() -> None:
         "except SystemExit: pass\n"
         "print([name for name in ('keras', 'mlflow', 'prefect', 'numpy', 'pandas', 'matplotlib') if name in sys.modules])"
     )
-    for option in ("--help", "--version"):
-        done = subprocess.run([sys.executable, "-c", script, option], check=True, capture_output=True, text=True)
-        assert done.stdout.splitlines()[-1] == "[]"
+    for option in ("--help", "-h", "--version"):
+        result = subprocess.run([sys.executable, "-c", script, option], check=True, capture_output=True, text=True)
+        assert result.stdout.splitlines()[-1] == "[]"
+
+
+COMMANDS = {
+    "Train and compare": {"train", "runs", "ui", "baselines", "strengths", "reproduce", "config"},
+    "Models and promotion": {"models", "promote", "rollback", "approve", "gc"},
+    "Use a model": {"denoise", "serve", "export"},
+    "Team": {"services", "deploy", "trigger", "worker", "sweep"},
+}
+SUBCOMMANDS = {
+    "models": {"history", "live"},
+    "services": {"up", "down", "status", "backup", "restore", "upgrade"},
+}
+LINES = (
+    [()]
+    + [(name,) for names in COMMANDS.values() for name in sorted(names)]
+    + [(group, name) for group, names in SUBCOMMANDS.items() for name in sorted(names)]
+)
+
+
+def command_at(names: tuple[str, ...]) -> Any:
+    command: Any = typer.main.get_command(app)
+    for name in names:
+        command = command.commands[name]
+    return command
+
+
+def test_every_command_belongs_to_a_group_of_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    panels: dict[str, set[str]] = {}
+    for name, command in command_at(()).commands.items():
+        panels.setdefault(command.rich_help_panel, set()).add(name)
+    assert panels == COMMANDS
+    for name, names in SUBCOMMANDS.items():
+        assert command_at((name,)).commands.keys() == names
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = dae("--help")
+    assert re.findall(r"^╭─ (.*?) ─", out, re.MULTILINE) == ["Options", *COMMANDS]
+
+
+@pytest.mark.parametrize("names", LINES, ids=" ".join)
+def test_help_has_flags_without_a_type_and_ends_with_examples(
+    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = dae(*names, "-h")
+    assert (code, out) == (0, dae(*names, "--help")[1])
+    assert "<bool>" not in out
+    lines = [line.rstrip() for line in out.rstrip().splitlines()]
+    title = max(lines.index(line) for line in (" Example:", " Examples:") if line in lines)
+    assert lines[title + 1 :]
+    for line in lines[title + 1 :]:
+        assert line.startswith("   " + " ".join(("dae", *names))), line
+        assert_is_valid(shlex.split(line)[1:])
+
+
+def assert_is_valid(words: list[str]) -> None:
+    """Check that a command with these arguments exists. Nothing is run."""
+    names: tuple[str, ...] = ()
+    while (command := command_at(names)) and words and words[0] in getattr(command, "commands", {}):
+        names, words = (*names, words[0]), words[1:]
+    assert names
+    command.make_context(names[-1], words)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shell_completion(shell: str, tmp_path: Path) -> None:
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"{shell} is not installed")
+    run = functools.partial(subprocess.run, check=True, capture_output=True, text=True, cwd=tmp_path)
+    script = run([program, "-c", f"{sys.executable} -m dae.cli --show-completion {shell}; true"]).stdout
+    assert "_dae_completion" in script
+    assert "_DAE_COMPLETE=complete_" in script
+    words = {"bash": {"COMP_WORDS": "dae ser", "COMP_CWORD": "1"}, "zsh": {"_TYPER_COMPLETE_ARGS": "dae ser"}}[shell]
+    env = os.environ | words | {"_DAE_COMPLETE": f"complete_{shell}"}
+    completed = run([sys.executable, "-m", "dae.cli"], env=env)
+    assert {name for name in ("serve", "services", "train") if name in completed.stdout} == {"serve", "services"}
 
 
 def test_config_prints_what_a_run_would_have() -> None:

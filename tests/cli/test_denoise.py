@@ -89,7 +89,7 @@ def test_a_dry_run_lists_and_writes_nothing(folder: Path, saved: str) -> None:
     assert result.stdout.splitlines() == [
         "in/a.png -> out/a.png: 50x40, RGB, uint8",
         "in/b.jpg -> out/b.jpg: 50x40, RGB, uint8",
-        "in/deep/c.tif -> out/deep/c.tif: 3 pages of 50x40, grey, uint16 (is there: would be left)",
+        "in/deep/c.tif -> out/deep/c.tif: 3 pages of 50x40, grey, uint16 (exists: would be skipped)",
         "in/deep/d.npy -> out/deep/d.npy: 2 pages of 30x20, grey, float32",
         "in/e.png -> out/e.png: 30x30, RGB and alpha, uint16",
         f"4 files would be restored with {saved}, 1 would not be done.",
@@ -97,7 +97,7 @@ def test_a_dry_run_lists_and_writes_nothing(folder: Path, saved: str) -> None:
     assert files(folder / "out") == ["deep/c.tif"]
     told = run("in", "-o", "out", "--model", saved, "--dry-run", "--overwrite")
     assert told.exit_code == 0
-    assert "(is there: would be replaced)" in told.stdout
+    assert "(exists: would be replaced)" in told.stdout
     Path("in/bad.png").write_bytes(b"bad")
     bad = run("in", "-o", "out", "--model", saved, "--dry-run", "--overwrite")
     assert bad.exit_code == 1

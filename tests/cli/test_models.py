@@ -40,7 +40,7 @@ def decide(candidate: Candidate, *, passes: bool, force: str | None = None) -> N
     check = Check(name="val_mse", value=0.5, limit=1, source="gate", passed=passes, reason="val_mse: the reason")
     verdict = GateResult(promoted=passes, checks=(check,), reasons=() if passes else (check.reason,))
     promote.decide_promotion(
-        candidate, lambda *_, at_once: verdict, GateConfig(force=force), trial=SmokeTestResult, val_mse=0.5
+        candidate, lambda *_, at_once: verdict, GateConfig(force=force), smoke_test=SmokeTestResult, val_mse=0.5
     )
 
 
@@ -118,7 +118,7 @@ def test_live_tells_who_is_and_who_was_and_why() -> None:
 def test_of_a_model_that_is_not_there() -> None:
     assert dae("models")[:2] == (0, f"No versions of dae yet. Make one with: {command_lines.dae_command('train')}\n")
     assert dae("models", "--json")[:2] == (0, "[]\n")
-    assert dae("models", "history")[1].startswith("The ledger of dae is empty")
+    assert dae("models", "history")[1].startswith("The audit log of dae is empty")
     assert dae("models", "live")[:2] == (1, "No version of dae is live.\n")
 
 
@@ -137,8 +137,8 @@ def test_what_was_live_before_the_ledger_is_not_known(register_version: Register
     assert dae("models", "live")[1].startswith("dae version 1 is live since ")
     code, out, _ = dae("models", "live", "--at", "2001-01-01")
     assert code == 1
-    assert out.startswith("Not known: the ledger of dae begins at ")
-    assert out.endswith("when version 1 was live already.\n")
+    assert out.startswith("Unknown: the audit log of dae begins at ")
+    assert out.endswith("when version 1 was already live.\n")
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_a_forced_version_is_marked_however_it_came_back() -> None:
 
 @pytest.mark.usefixtures("story")
 def test_options_may_stand_before_a_subcommand() -> None:
-    assert dae("models", "--name", "other", "history")[1].startswith("The ledger of other is empty")
+    assert dae("models", "--name", "other", "history")[1].startswith("The audit log of other is empty")
     assert len(json.loads(dae("models", "--json", "history")[1])) == 3
 
 

@@ -37,10 +37,9 @@ def test_the_default_configuration_is_the_committed_one() -> None:
     assert load(CONFIGS / "default.yaml") == PipelineConfig()
 
 
-@pytest.mark.parametrize("name", ["default.yaml", "article.yaml"])
-def test_a_complete_configuration_spells_out_every_key(name: str) -> None:
-    tree = yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8"))
-    assert keys(tree) == keys(load(CONFIGS / name).model_dump(mode="json"))
+def test_the_default_configuration_spells_out_every_key() -> None:
+    tree = yaml.safe_load((CONFIGS / "default.yaml").read_text(encoding="utf-8"))
+    assert keys(tree) == keys(load(CONFIGS / "default.yaml").model_dump(mode="json"))
 
 
 def test_the_article_configuration_is_the_articles_experiment() -> None:
@@ -166,7 +165,7 @@ def test_what_is_dumped_loads_as_the_same_configuration(tmp_path: Path) -> None:
             "noise.kinds.1.amount.high: .*less than or equal to 1; received 2",
         ),
         ("noise.kinds.2.peak={low: 4, high: grey_levels}", "noise.kinds.2.peak.high: .*received 'grey_levels'"),
-        ("noise.kinds.0.kind=rain", "noise.kinds.0: .*'rain'.*'gaussian'"),
+        ("noise.kinds.0.kind=rain", "noise.kinds.0: must be a noise kind: gaussian, .*received 'rain'"),
         ("noise.kinds.1={kind: gaussian}", "noise: kinds must differ"),
         ("data.validation=-3", "data.validation: .*received -3"),
         ("train.epochs", "--set train.epochs: must be PATH=VALUE"),

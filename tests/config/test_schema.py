@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dae.config.schema import ConfigError, DataConfig, ModelConfig, NoiseConfig, PipelineConfig, add_former_defaults
+from dae.config.schema import DataConfig, NoiseConfig, PipelineConfig, add_former_defaults
 from dae.noise.kinds import Gaussian, Poisson, SaltAndPepper, Speckle
 
 
@@ -110,33 +110,6 @@ def test_shares_are_the_weights_and_add_up_to_one(weights: list[float]) -> None:
     shares = list(config.model_copy(update={"file_share": 0.0}).shares().values())
     assert sum(shares) == pytest.approx(1)
     assert [share / shares[0] for share in shares] == pytest.approx([weight / one for weight in weights])
-
-
-@pytest.mark.parametrize(
-    ("architecture", "shape"),
-    [("unet", (8, 8, 1)), ("unet", (9, 300, 3)), ("article", (28, 28, 1))],
-)
-def test_a_network_takes_the_shapes_it_says(architecture: str, shape: tuple[int, int, int]) -> None:
-    config = ModelConfig.model_validate({"architecture": architecture})
-    config.require(shape)
-    with pytest.raises(ConfigError, match="received 7x"):
-        config.require((7, *shape[1:]))
-
-
-@pytest.mark.parametrize(
-    ("architecture", "shape", "message"),
-    [
-        ("unet", (7, 28, 1), "at least 8 pixels high and wide, received 7x28x1"),
-        ("unet", (28, 7, 3), "at least 8 pixels high and wide, received 28x7x3"),
-        ("article", (28, 28, 3), "article takes images of 28x28x1, received 28x28x3"),
-        ("article", (32, 32, 1), "article takes images of 28x28x1, received 32x32x1"),
-    ],
-)
-def test_a_shape_the_network_cannot_take_is_refused(
-    architecture: str, shape: tuple[int, int, int], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        ModelConfig.model_validate({"architecture": architecture}).require(shape)
 
 
 def test_the_digest_covers_all_that_bears_on_the_result() -> None:

@@ -11,7 +11,7 @@ from dae.data import datasets, noisy_datasets
 from dae.evaluation import baseline_runs as runs
 from dae.evaluation import baselines, metrics, tables
 from dae.evaluation.baselines import BaselineResult, SampleSizes
-from dae.evaluation.classical import AnyMethod, Median, NoisyInput, TotalVariation
+from dae.evaluation.classical import Median, Method, NoisyInput, TotalVariation
 from dae.evaluation.tables import kind_label
 from dae.schemas import Images, ImageSets, NoisySets
 from dae.tracking.client import connect
@@ -43,33 +43,33 @@ def test_a_sample_is_spread_over_the_kinds_in_their_proportion(sets: Sets) -> No
 def test_tuning_finds_the_best_of_the_grid_on_validation_images(sets: Sets) -> None:
     noisy = sets[1].validation
     rows = baselines.sample_rows(noisy, 40)
-    grid: list[AnyMethod] = [Median(), TotalVariation(weight=0.02), TotalVariation(weight=0.2), Median(size=7)]
-    blind, told = baselines.tune(grid, noisy, rows, ignore)
+    grid: list[Method] = [Median(), TotalVariation(weight=0.02), TotalVariation(weight=0.2), Median(size=7)]
+    blind, oracle = baselines.tune(grid, noisy, rows, ignore)
     damaged, clean, kinds = noisy_datasets.read_block(noisy, rows)
     errors = {setting: metrics.mse(setting(damaged), clean) for setting in grid}
     assert blind == (min(grid, key=lambda each: errors[each].mean()),) * 8
     for kind in range(8):
-        assert told[kind] == min(grid, key=lambda each: errors[each][kinds == kind].mean())
-    assert len(set(told)) > 1
+        assert oracle[kind] == min(grid, key=lambda each: errors[each][kinds == kind].mean())
+    assert len(set(oracle)) > 1
 
 
 def test_a_kind_without_images_gets_the_setting_that_is_best_over_all(sets: Sets) -> None:
     noisy = sets[1].validation
     rows = np.flatnonzero(np.load(noisy.kinds_path) == 1)[:5]
-    blind, told = baselines.tune([Median(), TotalVariation()], noisy, rows, ignore)
-    assert told == blind == (Median(),) * 8
+    blind, oracle = baselines.tune([Median(), TotalVariation()], noisy, rows, ignore)
+    assert oracle == blind == (Median(),) * 8
 
 
 def test_a_method_is_scored_blind_and_told_on_the_frozen_pixels(sets: Sets) -> None:
     done: list[int] = []
-    blind, told = baselines.run_baseline("median", sets[1], SMALL, done.append)
-    assert (blind.told, told.told) == (False, True)
+    blind, oracle = baselines.run_baseline("median", sets[1], SMALL, done.append)
+    assert (blind.oracle, oracle.oracle) == (False, True)
     assert len(set(blind.settings)) == 1
     rows = baselines.sample_rows(sets[1].test, 24)
     damaged, clean, _ = noisy_datasets.read_block(sets[1].test, rows)
     assert blind.scores.test.pooled.mse == pytest.approx(metrics.mse(blind.settings[0](damaged), clean).mean())
-    assert told.scores.validation.pooled.mse < blind.scores.validation.pooled.mse
-    assert blind.scores.test.pooled_nothing == told.scores.test.pooled_nothing
+    assert oracle.scores.validation.pooled.mse < blind.scores.validation.pooled.mse
+    assert blind.scores.test.pooled_nothing == oracle.scores.test.pooled_nothing
     assert sum(done) <= baselines.count_work("median", SMALL)
 
 
@@ -87,8 +87,8 @@ def test_fewer_images_than_kinds_of_noise_are_refused(size: SampleSizes) -> None
 
 
 def test_doing_nothing_needs_no_tuning(sets: Sets) -> None:
-    (only,) = baselines.run_baseline("nothing", sets[1], SMALL)
-    assert (only.told, only.tuned_on, set(only.settings)) == (False, 0, {NoisyInput()})
+    (only,) = baselines.run_baseline("noisy_input", sets[1], SMALL)
+    assert (only.oracle, only.tuned_on, set(only.settings)) == (False, 0, {NoisyInput()})
     assert only.scores.test.pooled == only.scores.test.pooled_nothing
 
 
@@ -97,7 +97,7 @@ def test_a_model_is_scored_on_the_same_images(sets: Sets) -> None:
         return np.clip(noisy, 0, 1) / np.float32(2)
 
     scored = baselines.score_model("halved", halved, sets[1], SMALL)
-    (nothing,) = baselines.run_baseline("nothing", sets[1], SMALL)
+    (nothing,) = baselines.run_baseline("noisy_input", sets[1], SMALL)
     assert scored.scores.test.pooled_nothing == nothing.scores.test.pooled
     assert scored.scores.test.pooled.mse > 0
 
@@ -109,11 +109,11 @@ def test_a_baseline_is_a_run_with_the_metrics_of_a_model(sets: Sets) -> None:
         run_id = runs.log_baseline(contender, CONFIG, images, noisy, 1.0)
         run = connect().get_run(run_id)
         assert run.info.status == "FINISHED"
-        assert run.info.run_name == ("mnist-median-told" if contender.told else "mnist-median")
+        assert run.info.run_name == ("mnist-median-oracle" if contender.oracle else "mnist-median")
         assert (run.data.tags["kind"], run.data.tags["data_digest"]) == ("baseline", images.digest)
         assert run.data.metrics["test_mse_poisson"] == contender.scores.test.per_kind["poisson"].mse
         assert {"best_val_mse", "test_mse", "test_psnr", "test_ssim", "images_per_second"} <= run.data.metrics.keys()
-        name = "median.poisson.size" if contender.told else "median.size"
+        name = "median.poisson.size" if contender.oracle else "median.size"
         assert run.data.params[name] == str(contender.settings[2].model_dump()["size"])
         assert (run.data.params["tuned_on"], run.data.params["test_images"]) == ("16", "24")
         assert run.data.params["noise.kinds.gaussian.variance"] == "0.1"
@@ -122,7 +122,7 @@ def test_a_baseline_is_a_run_with_the_metrics_of_a_model(sets: Sets) -> None:
 
 def test_the_tables_say_which_setting_was_for_what(sets: Sets) -> None:
     def all_of_them() -> Iterator[BaselineResult]:
-        for name in ("nothing", "median"):
+        for name in ("noisy_input", "median"):
             yield from baselines.run_baseline(name, sets[1], SMALL)
 
     kinds = sets[1].test.kinds
@@ -131,18 +131,18 @@ def test_the_tables_say_which_setting_was_for_what(sets: Sets) -> None:
     for title, head, lines in (drawn, filed):
         assert title in ("Test MSE, noise as drawn", "Test MSE, noise as in 8-bit files")
         assert head[2:6] == ("gaussian", "salt and pepper", "poisson", "speckle")
-        assert [line[0] for line in lines] == ["nothing", "median", "median, told"]
+        assert [line[0] for line in lines] == ["noisy_input", "median", "median, oracle"]
         assert all(len(line) == len(head) for line in lines)
     assert [int(one[1]) + int(other[1]) for one, other in zip(drawn[2], filed[2], strict=True)] == [24] * 3
     settings = list(tables.baseline_settings(found, kinds))
     assert [line[:2] for line in settings] == [
         ("median", "all"),
-        *(("median, told", kind_label(k)) for k in kinds),
+        *(("median, oracle", kind_label(k)) for k in kinds),
     ]
 
 
 def test_an_unknown_method_and_a_missing_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"--methods must be among nothing, median, .*, received magic"):
+    with pytest.raises(ConfigError, match=r"--methods must be among noisy_input, median, .*, received magic"):
         baselines.require_methods(["median", "magic"], CONFIG)
     monkeypatch.setitem(sys.modules, "bm3d", None)
     with pytest.raises(

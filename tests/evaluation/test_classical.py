@@ -5,12 +5,12 @@ import pytest
 
 from dae.data import documents, photographs
 from dae.evaluation import metrics
-from dae.evaluation.classical import BM3D, AnyMethod, Median, NoisyInput, NonLocalMeans, TotalVariation, Wavelet
+from dae.evaluation.classical import BM3D, Median, Method, NoisyInput, NonLocalMeans, TotalVariation, Wavelet
 from dae.noise.kinds import Gaussian, NoiseKind, SaltAndPepper
 from dae.schemas import Images
 
 GAUSSIAN = Gaussian(variance=0.02)
-CASES: list[tuple[AnyMethod, NoiseKind]] = [
+CASES: list[tuple[Method, NoiseKind]] = [
     (Median(), SaltAndPepper(amount=0.1)),
     (Median(plus=True), SaltAndPepper(amount=0.1)),
     (TotalVariation(weight=0.1), GAUSSIAN),
@@ -30,7 +30,7 @@ def clean() -> dict[int, Images]:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("method", "kind"), CASES, ids=lambda each: getattr(each, "method", ""))
 def test_a_method_lowers_the_error_of_the_noise_it_is_for(
-    clean: dict[int, Images], channels: int, method: AnyMethod, kind: NoiseKind
+    clean: dict[int, Images], channels: int, method: Method, kind: NoiseKind
 ) -> None:
     noisy = kind(clean[channels], np.random.default_rng(0))
     restored = method(noisy)

@@ -20,12 +20,12 @@ from dae.config.schema import ConfigError, DataConfig, ModelConfig, NoiseConfig,
 from dae.data import datasets
 from dae.evaluation import figures, robustness
 from dae.evaluation.robustness import (
-    STRENGTHS,
     classify_strength,
     compare_robustness,
     require_same_images,
     sweep_strengths,
 )
+from dae.extensions import NOISE_KINDS
 from dae.networks import build
 from dae.noise.kinds import Gaussian, NoiseKind, Poisson, SaltAndPepper, Speckle
 from dae.noise.strength import StrengthRange
@@ -34,6 +34,8 @@ from dae.tracking import log_model, models
 from dae.tracking.client import connect
 from dae.tracking.models import ModelError
 from dae.tracking.runs import open_run
+
+STRENGTHS = {name: kind.sweep for name, kind in NOISE_KINDS.items()}
 
 RANGED = {"kinds": [{"kind": "gaussian", "variance": {"low": 0.01, "high": 0.2}}, {"kind": "poisson", "peak": 32}]}
 
@@ -135,7 +137,7 @@ def test_everyone_restores_the_same_pixels_and_nothing_is_the_clipped_image(imag
     for first, second in zip(*seen.values(), strict=True):
         np.testing.assert_array_equal(first, second)
     for kind in STRENGTHS:
-        assert curve(table, kind, "one") == curve(table, kind, "nothing")
+        assert curve(table, kind, "one") == curve(table, kind, "noisy input")
     gaussian = np.array(seen["one"][: len(STRENGTHS["gaussian"])]) - datasets.read_images(images)
     for noise, variance in zip(gaussian, STRENGTHS["gaussian"], strict=True):  # one draw, scaled
         np.testing.assert_allclose(noise / np.sqrt(variance), gaussian[0] / np.sqrt(0.0025), atol=1e-4)
@@ -190,7 +192,7 @@ def test_models_are_compared_on_the_first_ones_terms_and_the_result_is_logged_to
 ) -> None:
     blind, other = logged.blind, logged.fixed
     table, figure = compare_robustness([blind, other], "test", 30)
-    names = ["nothing", *(uri.removeprefix("models:/") for uri in (blind, other))]
+    names = ["noisy input", *(uri.removeprefix("models:/") for uri in (blind, other))]
     assert set(table["kind"]) == {"gaussian", "poisson"}
     assert table["restored_by"].unique().tolist() == names
     assert np.isfinite(table[["mse", "psnr"]].to_numpy()).all()
@@ -254,7 +256,8 @@ def test_the_command_prints_the_table_and_writes_it_and_the_picture(logged: Logg
         assert written.format == "PNG"
     lines = table.read_text().splitlines()
     assert (
-        lines[0] == f"| noise | strength | trained on | MSE, nothing | MSE, {logged.blind.removeprefix('models:/')} |"
+        lines[0]
+        == f"| noise | strength | trained on | MSE, noisy input | MSE, {logged.blind.removeprefix('models:/')} |"
     )
     assert [line.split(" | ")[1] for line in lines[2:]] == [
         *(f"variance {value:g}" for value in STRENGTHS["gaussian"]),

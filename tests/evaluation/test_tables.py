@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from dae.config.schema import GateConfig
-from dae.evaluation.tables import SCORES_HEADER, kind_label, score_rows
+from dae.evaluation.tables import kind_label, score_header, score_rows
 from dae.promotion import gate
 from dae.promotion.reports import approval_question, headline, verdict_markdown
 from dae.promotion.schemas import Candidate, Decision, GateInputs, ModelVersion
@@ -28,7 +28,7 @@ def scores() -> Scores:
 def version(
     policy: GateConfig, event: Literal["promoted", "refused", "forced"] | None = None, **fields: Any
 ) -> ModelVersion:
-    """Return what became of version 7 under a policy without a trial: what the gate says, or what a person made of it."""
+    """Return what became of version 7 under a policy without a smoke_test: what the gate says, or what a person made of it."""
     verdict = gate.evaluate_gate(
         GateInputs(scores=scores()), policy.model_copy(update={"smoke_test": None, "clean_input": None})
     )
@@ -46,7 +46,7 @@ def test_the_table_has_a_line_for_each_kind_and_one_for_all() -> None:
         ("poisson", "50", "0.00200", "0.00130", "24.1 dB", "0.913", "0.00220"),
         ("all", "100", "0.00351", "0.03900", "24.1 dB", "0.913", "0.00362"),
     ]
-    assert {len(row) for row in score_rows(scores())} == {len(SCORES_HEADER)}
+    assert {len(row) for row in score_rows(scores())} == {len(score_header(scores()))}
 
 
 def test_images_as_drawn_and_as_in_files_have_lines_of_their_own() -> None:
@@ -114,12 +114,12 @@ def test_the_markdown_holds_the_verdict_every_check_and_the_table() -> None:
     text = verdict_markdown(refused, scores())
     assert text.startswith(f"# {headline(refused)}\n")
     assert "- passed: val_mse: 0.00351 is at most 0.00690" in text
-    assert "- **failed**: val_mse_poisson: 0.00200 is above 0.00130 (doing nothing)" in text
+    assert "- **failed**: val_mse_poisson: 0.00200 is above 0.00130 (noisy input)" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(list(score_rows(scores())))
-    assert {line.count("|") for line in table} == {len(SCORES_HEADER) + 1}
+    assert {line.count("|") for line in table} == {len(score_header(scores())) + 1}
 
 
 def test_the_markdown_of_an_empty_policy_says_why_nothing_was_promoted() -> None:
     text = verdict_markdown(version(GateConfig(max_val_mse=None, beat_noisy_input=False)), scores())
-    assert "- **failed**: the policy asks for no quality" in text
+    assert "- **failed**: the policy has no check of quality" in text

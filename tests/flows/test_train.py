@@ -173,7 +173,7 @@ def test_the_ledger_tells_the_story_of_the_runs(three: Finished) -> None:
     assert [entry.run_id for entry in audit_log.read_entries("dae-smoke")] == [
         result.run_id for result in three.results
     ]
-    assert audit_log.read_state("dae-smoke").unsettled == ()
+    assert audit_log.read_state("dae-smoke").pending == ()
 
 
 def test_the_third_met_the_champion_on_the_same_images(three: Finished) -> None:

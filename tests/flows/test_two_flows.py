@@ -53,7 +53,7 @@ def test_two_flows_at_once_end_with_the_better_champion(
             assert entries[-1].champion == better
             assert [entry.event for entry in entries] in (["promoted", "promoted"], ["promoted", "refused"])
             assert entries[1].against == entries[0].version
-            assert audit_log.read_state(NAME).unsettled == ()
+            assert audit_log.read_state(NAME).pending == ()
             shown = subprocess.run(
                 [sys.executable, "-m", "dae.cli", "models", "--name", NAME, "--json"],
                 env=os.environ,

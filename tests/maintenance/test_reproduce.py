@@ -229,7 +229,8 @@ from pathlib import Path
 from dae import storage
 from dae.maintenance import rerun
 storage.PACKAGE_ROOT = Path(sys.argv[1])
-rerun.run_training({"sleep": 600, "code": 0}, rerun.SourceCode(commit=sys.argv[2], note=""), {"keras_backend": "jax"}, sys.stdout)
+code = rerun.SourceCode(commit=sys.argv[2], note="")
+rerun.run_training({"sleep": 600, "code": 0}, code, {"keras_backend": "jax"}, sys.stdout)
 """
 
 

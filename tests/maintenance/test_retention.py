@@ -64,7 +64,7 @@ def entry(number: int, event: history.Event, version: str | None, champion: str 
 
 
 @st.composite
-def ledgers(draw: st.DrawFn, versions: Sequence[str]) -> tuple[AuditEntry, ...]:
+def audit_logs(draw: st.DrawFn, versions: Sequence[str]) -> tuple[AuditEntry, ...]:
     entries: list[AuditEntry] = []
     live: str | None = None
     for number in range(1, draw(st.integers(0, 8)) + 1):
@@ -143,7 +143,7 @@ def states(draw: st.DrawFn) -> Inventory:
     return Inventory(
         runs=tuple(draw(runs(number)) for number in range(count)),
         versions=tuple(registered),
-        ledgers={name: draw(ledgers(numbers[name])) for name in NAMES},
+        audit_logs={name: draw(audit_logs(numbers[name])) for name in NAMES},
         folders=tuple(draw(folders(count))),
     )
 
@@ -160,7 +160,7 @@ def test_nothing_protected_is_ever_chosen(
     running = [run for run in state.runs if run.status in ACTIVE]
     kept = {run.run_id for run in running} | {run.run_id for run in state.runs if run.needed_until > NOW}
     needed = frozenset[str]().union(*(runs[each].digests for each in kept))
-    live = {name: history.past_champions(entries)[:champions] for name, entries in state.ledgers.items()}
+    live = {name: history.past_champions(entries)[:champions] for name, entries in state.audit_logs.items()}
     safe = {(each.name, each.number) for each in state.versions if each.aliases or each.number in live[each.name]}
     for _ in state.versions:  # copies of copies
         origins = [retention.COPY.fullmatch(each.source) for each in state.versions if (each.name, each.number) in safe]
@@ -194,9 +194,9 @@ def finished(number: int, days: float = 100, **fields: Any) -> Run:
     return base.model_copy(update=fields)
 
 
-def chosen(state: Inventory, days: float = 30, **wish: Any) -> set[str]:
+def chosen(state: Inventory, days: float = 30, **policy: Any) -> set[str]:
     return {
-        item.id for item in retention.plan_cleanup(state, RetentionPolicy(older_than=days * DAY, **wish), NOW).items
+        item.id for item in retention.plan_cleanup(state, RetentionPolicy(older_than=days * DAY, **policy), NOW).items
     }
 
 
@@ -213,7 +213,7 @@ def test_the_last_champions_are_counted_without_those_refused_and_each_once() ->
     versions = tuple(
         Version(name="dae", number=str(n), source=f"models:/{model_id(n)}", run_id=run_id(n)) for n in range(1, 6)
     )
-    state = Inventory(runs=tuple(finished(n) for n in range(1, 6)), versions=versions, ledgers={"dae": entries})
+    state = Inventory(runs=tuple(finished(n) for n in range(1, 6)), versions=versions, audit_logs={"dae": entries})
     kept = {
         count: {n for n in range(1, 6) if run_id(n) not in chosen(state, champions=count)} for count in (1, 2, 3, 4)
     }
@@ -221,9 +221,9 @@ def test_the_last_champions_are_counted_without_those_refused_and_each_once() ->
     assert kept == {1: {5}, 2: {5, 2}, 3: {5, 2, 4, 1}, 4: {5, 2, 4, 1}}
 
 
-def test_a_champion_is_kept_by_the_ledgers_word_alone() -> None:
+def test_a_champion_in_the_audit_log_is_kept_without_its_version() -> None:
     entries = (entry(1, "promoted", "1", "1").model_copy(update={"run_id": run_id(1)}),)
-    assert chosen(Inventory(runs=(finished(1), finished(2)), ledgers={"dae": entries})) == {run_id(2)}
+    assert chosen(Inventory(runs=(finished(1), finished(2)), audit_logs={"dae": entries})) == {run_id(2)}
 
 
 def test_a_copy_with_an_alias_keeps_what_it_was_copied_from() -> None:
@@ -473,19 +473,19 @@ def test_only_the_models_asked_for(world: World, ids: dict[str, str]) -> None:
     assert world.folders() == folders - {f"checkpoints/{ids[name]}" for name in ("failed", "refused")}
 
 
-@pytest.mark.parametrize("where", ["aliases", "versions", "ledger", "deleted ledger"])
-def test_where_the_registry_or_a_ledger_cannot_be_read_nothing_goes(
+@pytest.mark.parametrize("where", ["aliases", "versions", "audit log", "deleted audit log"])
+def test_where_the_registry_or_an_audit_log_cannot_be_read_nothing_goes(
     world: World, ids: dict[str, str], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
     def fail(*_: object, **__: object) -> None:
         raise MlflowException("the database is locked")
 
-    if where == "deleted ledger":
+    if where == "deleted audit log":
         experiment = world.client.get_experiment_by_name("dae ledger")
         assert experiment is not None
         world.client.delete_experiment(experiment.experiment_id)
-    elif where == "ledger":
+    elif where == "audit log":
         monkeypatch.setattr(audit_log, "read_entries", fail)
     else:
         search = {"aliases": "search_registered_models", "versions": "search_model_versions"}[where]
@@ -497,27 +497,27 @@ def test_where_the_registry_or_a_ledger_cannot_be_read_nothing_goes(
     assert (world.files(), world.rows()) == before
 
 
-def test_a_renamed_ledger_is_an_error(world: World, ids: dict[str, str]) -> None:
+def test_a_renamed_audit_log_is_an_error(world: World, ids: dict[str, str]) -> None:
     experiment = world.client.get_experiment_by_name("dae ledger")
     assert experiment is not None
     world.client.rename_experiment(experiment.experiment_id, "mine")
     code, _, err = dae("gc", "--older-than", "30d", "--delete")
-    assert (code, "'mine' holds the ledger of dae" in err) == (1, True)
+    assert (code, "'mine' holds the audit log of dae" in err) == (1, True)
 
 
 def test_what_became_needed_after_it_was_chosen_stays(world: World) -> None:
     runs = [world.run(100) for _ in range(4)]
     versions = [world.version(run_id) for run_id in runs]
     folder = world.folder("images/a", 100, digest="a")
-    wish = RetentionPolicy(older_than=30 * DAY)
-    items = {item.id: item for item in cleanup.plan(wish).items}
+    policy = RetentionPolicy(older_than=30 * DAY)
+    items = {item.id: item for item in cleanup.plan(policy).items}
     assert items.keys() == {*runs, "images/a"}
     world.promote(versions[0])
     registry.set_alias("dae", "mine", versions[1])
     protect_run(runs[2], 1)
     os.utime(folder)
-    assert [cleanup.remove_item(items[run_id], wish) for run_id in runs] == [False, False, False, True]
-    assert not cleanup.remove_item(items["images/a"], wish)
+    assert [cleanup.remove_item(items[run_id], policy) for run_id in runs] == [False, False, False, True]
+    assert not cleanup.remove_item(items["images/a"], policy)
     assert folder.is_dir()
     assert world.runs() == set(runs[:3])
     assert len(registry.list_versions("dae")) == 3
@@ -526,8 +526,8 @@ def test_what_became_needed_after_it_was_chosen_stays(world: World) -> None:
 def test_a_version_that_gets_an_alias_in_the_last_moment_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = world.run(100)
     version = world.version(run_id)
-    wish = RetentionPolicy(older_than=30 * DAY)
-    (item,) = cleanup.plan(wish).items
+    policy = RetentionPolicy(older_than=30 * DAY)
+    (item,) = cleanup.plan(policy).items
     read = mlflow.MlflowClient.get_model_version
 
     def named_just_after(client: mlflow.MlflowClient, name: str, number: str) -> Any:
@@ -537,7 +537,7 @@ def test_a_version_that_gets_an_alias_in_the_last_moment_stays(world: World, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "get_model_version", named_just_after)
-        assert not cleanup.remove_item(item, wish)
+        assert not cleanup.remove_item(item, policy)
     assert registry.find_alias("dae", "champion") == version
     assert world.runs() == {run_id}
     world.client.delete_registered_model_alias("dae", "champion")  # by anyone else it can be removed as ever
@@ -553,12 +553,12 @@ def test_a_removal_that_was_cut_short_is_finished_by_the_next(
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    wish = RetentionPolicy(older_than=DAY)
-    (item,) = cleanup.plan(wish).items
+    policy = RetentionPolicy(older_than=DAY)
+    (item,) = cleanup.plan(policy).items
     with monkeypatch.context() as patch:
         patch.setattr(cleanup, step, crash)
         with pytest.raises(KeyboardInterrupt):
-            cleanup.remove_item(item, wish)
+            cleanup.remove_item(item, policy)
     assert registry.list_versions("dae") == []
     assert world.runs() == {run_id}
     assert dae("gc", "--older-than", "1d", "--delete")[0] == 0

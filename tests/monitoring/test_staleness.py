@@ -315,7 +315,7 @@ def test_where_the_source_gives_other_images_new_ones_are_judged_alone(home: Pat
     put(home / "incoming", 255 - rectangles(100, 1))
     found = check_staleness(POLICY, 0)
     assert found.noise is None
-    assert found.reasons[0] == "new noise: not judged: the validation images of version 1 can no longer be had"
+    assert found.reasons[0] == "new noise: not judged: the validation images of version 1 are no longer available"
     assert found.stale
     assert left(home) == []
 
@@ -333,7 +333,7 @@ def test_a_champion_that_is_stale_on_the_very_images_it_was_trained_on_is_not_tr
     last = RetrainingRequest(time=NOW - 1000 * HOUR, version="1", images_digest=found.images_digest)
     outcome, reason = decide_retraining(found, last, POLICY, NOW)
     assert outcome == "known"
-    assert reason.startswith("version 2 was trained on these very images")
+    assert reason.startswith("version 2 was trained on exactly these images")
     put(incoming / "later", 255 - rectangles(1, 2))
     found = check_staleness(POLICY, 0)
     assert not found.trained_on_images
@@ -395,7 +395,9 @@ def test_a_pause_says_since_when_and_until_when() -> None:
     fired = RetrainingRequest(time=0, version="3", images_digest=None)
     outcome, reason = decide_retraining(found_with(STALE, None), fired, StalenessPolicy(cooldown_hours=36), 35 * HOUR)
     assert outcome == "cooling down"
-    assert reason == "a retraining was asked for at 1970-01-01 00:00 UTC; none is again before 1970-01-02 12:00 UTC"
+    assert (
+        reason == "a retraining was asked for at 1970-01-01 00:00 UTC; the next one can start at 1970-01-02 12:00 UTC"
+    )
 
 
 @given(

@@ -11,6 +11,7 @@ import pytest
 
 from dae.config.schema import ConfigError, ModelConfig
 from dae.networks import build
+from dae.networks.build import require_image_shape
 
 ARTICLE_TABLE = [
     ("Conv2D", (24, 24, 64), 1664),
@@ -148,3 +149,30 @@ def test_unet_restores_to_what_an_image_can_hold() -> None:
     restored = shaken_unet().predict_on_batch(noisy)
     assert restored.min() >= 0
     assert restored.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [("unet", (8, 8, 1)), ("unet", (9, 300, 3)), ("article", (28, 28, 1))],
+)
+def test_a_network_takes_the_shapes_it_says(architecture: str, shape: tuple[int, int, int]) -> None:
+    config = ModelConfig.model_validate({"architecture": architecture})
+    require_image_shape(config, shape)
+    with pytest.raises(ConfigError, match="received 7x"):
+        require_image_shape(config, (7, *shape[1:]))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "message"),
+    [
+        ("unet", (7, 28, 1), "at least 8 pixels high and wide, received 7x28x1"),
+        ("unet", (28, 7, 3), "at least 8 pixels high and wide, received 28x7x3"),
+        ("article", (28, 28, 3), "article takes images of 28x28x1, received 28x28x3"),
+        ("article", (32, 32, 1), "article takes images of 28x28x1, received 32x32x1"),
+    ],
+)
+def test_a_shape_the_network_cannot_take_is_refused(
+    architecture: str, shape: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        require_image_shape(ModelConfig.model_validate({"architecture": architecture}), shape)

@@ -1,4 +1,4 @@
-"""The ledger on a real MLflow store: in order, append-only, written by several at once."""
+"""The audit log on a real MLflow store: in order, append-only, written by several at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("mlflow_store")
 FIELDS: dict[str, Any] = {"event": "promoted", "version": "1", "champion": "1", "who": "someone"}
 
 
-def ledger_run() -> Any:
+def audit_log_run() -> Any:
     client = connect()
     experiment = client.get_experiment_by_name("dae ledger")
     assert experiment is not None
@@ -26,7 +26,7 @@ def ledger_run() -> Any:
     return run
 
 
-def test_a_model_without_a_ledger_has_no_entries_and_reading_makes_none() -> None:
+def test_a_model_without_an_audit_log_has_no_entries_and_reading_makes_none() -> None:
     assert audit_log.read_state("dae") == audit_log.AuditLogState()
     assert connect().get_experiment_by_name("dae ledger") is None
 
@@ -42,7 +42,7 @@ def test_entries_read_back_as_they_were_written_and_in_order() -> None:
     assert audit_log.read_entries("other") == ()
 
 
-def test_an_entry_decided_on_an_older_ledger_is_not_written() -> None:
+def test_an_entry_decided_on_an_older_audit_log_is_not_written() -> None:
     first = audit_log.append_entry("dae", (), **FIELDS)
     with pytest.raises(audit_log.Conflict):
         audit_log.append_entry("dae", (), **FIELDS | {"version": "2"})
@@ -52,7 +52,7 @@ def test_an_entry_decided_on_an_older_ledger_is_not_written() -> None:
 def test_an_entry_cannot_be_changed() -> None:
     entry = audit_log.append_entry("dae", (), **FIELDS)
     with pytest.raises(MlflowException, match="Changing param values is not allowed"):
-        connect().log_param(ledger_run().info.run_id, "000001", "another")
+        connect().log_param(audit_log_run().info.run_id, "000001", "another")
     assert audit_log.read_entries("dae") == (entry,)
 
 
@@ -62,21 +62,22 @@ def test_a_long_reason_is_cut_and_the_entry_stays_whole() -> None:
     assert len(entry.reason) == 2000
 
 
-def test_entries_are_settled_one_by_one() -> None:
+def test_entries_are_applied_one_by_one() -> None:
     first = audit_log.append_entry("dae", (), **FIELDS)
     second = audit_log.append_entry("dae", (first,), **FIELDS)
-    assert audit_log.read_state("dae").unsettled == (first, second)
-    audit_log.mark_applied("dae", first)
-    audit_log.mark_applied("dae", first)
-    assert audit_log.read_state("dae").unsettled == (second,)
+    assert audit_log.read_state("dae").pending == (first, second)
+    run_id = audit_log_run().info.run_id
+    for _ in range(2):
+        audit_log.mark_applied(run_id, first)
+    assert audit_log.read_state("dae").pending == (second,)
 
 
-def test_a_ledger_that_was_deleted_or_damaged_is_an_error_and_not_an_empty_one() -> None:
+def test_an_audit_log_that_was_deleted_or_damaged_is_an_error_and_not_an_empty_one() -> None:
     audit_log.append_entry("dae", (), **FIELDS)
     client = connect()
-    run = ledger_run()
+    run = audit_log_run()
     client.log_param(run.info.run_id, "000003", "{}")
-    with pytest.raises(audit_log.AuditLogError, match="must hold the ledger's entries"):
+    with pytest.raises(audit_log.AuditLogError, match="must hold the entries of the audit log"):
         audit_log.read_entries("dae")
     client.delete_run(run.info.run_id)
     with pytest.raises(audit_log.AuditLogError, match="was deleted: restore it"):
@@ -90,12 +91,12 @@ def test_a_ledger_that_was_deleted_or_damaged_is_an_error_and_not_an_empty_one()
 def test_a_missing_entry_is_an_error() -> None:
     first = audit_log.append_entry("dae", (), **FIELDS)
     third = audit_log.draft_entry((first, first), **FIELDS)
-    connect().log_param(ledger_run().info.run_id, "000003", third.model_dump_json())
+    connect().log_param(audit_log_run().info.run_id, "000003", third.model_dump_json())
     with pytest.raises(audit_log.AuditLogError, match="every entry"):
         audit_log.read_entries("dae")
 
 
-def test_two_runs_made_at_once_hold_one_ledger() -> None:
+def test_two_runs_made_at_once_hold_one_audit_log() -> None:
     client = connect()
     experiment = create_experiment(client, "dae ledger")
     oldest = client.create_run(experiment, start_time=1).info.run_id
@@ -123,7 +124,7 @@ for number in range(8):
 
 
 @pytest.mark.slow
-def test_several_processes_write_one_ledger_and_lose_nothing() -> None:
+def test_several_processes_write_one_audit_log_and_lose_nothing() -> None:
     command = [sys.executable, "-c", WRITER]
     writers = [subprocess.Popen([*command, str(number)], env=os.environ) for number in range(3)]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]

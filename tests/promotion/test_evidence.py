@@ -60,21 +60,21 @@ def version(model: keras.Model, shape: tuple[int, ...] = (12, 12, 1)) -> Candida
     return Candidate(name="dae", version=str(created.version), run_id=run_id, model_uri=uri)
 
 
-def judge(candidate: Candidate, noisy: NoisySets, policy: GateConfig = POLICY) -> CandidateEvaluator:
+def make_evaluator(candidate: Candidate, noisy: NoisySets, policy: GateConfig = POLICY) -> CandidateEvaluator:
     scores, _ = evaluate(make_denoiser(models.load_model(candidate.model_uri)), noisy, candidate.model_uri)
     return CandidateEvaluator(candidate, scores, noisy, policy)
 
 
-def check(verdict: GateResult, name: str) -> Check:
-    return next(each for each in verdict.checks if each.name == name)
+def find_check(result: GateResult, name: str) -> Check:
+    return next(check for check in result.checks if check.name == name)
 
 
 def test_the_better_model_passes_and_the_worse_one_is_refused_on_the_same_images(noisy: NoisySets) -> None:
     worse, better = version(blur(2)), version(blur(5))
-    verdict = judge(better, noisy)(worse.version)
-    assert verdict.promoted
-    assert verdict.champion == worse.version
-    assert {each.name for each in verdict.checks} == {
+    result = make_evaluator(better, noisy)(worse.version)
+    assert result.promoted
+    assert result.champion == worse.version
+    assert {check.name for check in result.checks} == {
         "vs_champion",
         "vs_champion_gaussian",
         "vs_champion_speckle",
@@ -86,33 +86,33 @@ def test_the_better_model_passes_and_the_worse_one_is_refused_on_the_same_images
         float(np.mean((np.asarray(model.predict_on_batch(damaged), np.float64) - clean) ** 2))
         for model in (blur(5), blur(2))
     ]
-    assert f"{errors[0]:.5f} beside {errors[1]:.5f}" in check(verdict, "vs_champion").reason
-    assert not judge(worse, noisy)(better.version).promoted
+    assert f"{errors[0]:.5f} beside {errors[1]:.5f}" in find_check(result, "vs_champion").reason
+    assert not make_evaluator(worse, noisy)(better.version).promoted
 
 
 def test_scores_recorded_for_the_champion_earlier_bear_on_nothing(noisy: NoisySets) -> None:
     champion, challenger = version(blur(2)), version(blur(5))
     registry.set_version_tags("dae", champion.version, {"best_val_mse": "0.0", "val_mse_gaussian": "0.0"})
-    assert judge(challenger, noisy)(champion.version).promoted
+    assert make_evaluator(challenger, noisy)(champion.version).promoted
 
 
 def test_a_model_is_no_worse_than_itself_and_no_better_by_a_margin(noisy: NoisySets) -> None:
     first, second = version(blur(3)), version(blur(3))
-    assert judge(second, noisy)(first.version).promoted
+    assert make_evaluator(second, noisy)(first.version).promoted
     margin = POLICY.model_copy(update={"champion": ChampionPolicy(tolerance=-0.01)})
-    assert not judge(second, noisy, margin)(first.version).promoted
+    assert not make_evaluator(second, noisy, margin)(first.version).promoted
 
 
-def test_beside_one_that_was_a_challenger_at_once_no_tolerance_makes_up_for_being_worse(noisy: NoisySets) -> None:
+def test_against_a_champion_that_was_a_challenger_at_once_there_is_no_tolerance(noisy: NoisySets) -> None:
     worse, better = version(blur(4)), version(blur(5))
     tolerant = POLICY.model_copy(update={"champion": ChampionPolicy(tolerance=0.9, tolerance_per_kind=None)})
-    found = judge(worse, noisy, tolerant)
-    assert found(better.version).promoted
-    assert not found(better.version, at_once=True).promoted
-    assert found(better.version).promoted
-    assert judge(better, noisy, tolerant)(worse.version, at_once=True).promoted
+    evaluator = make_evaluator(worse, noisy, tolerant)
+    assert evaluator(better.version).promoted
+    assert not evaluator(better.version, at_once=True).promoted
+    assert evaluator(better.version).promoted
+    assert make_evaluator(better, noisy, tolerant)(worse.version, at_once=True).promoted
     margin = tolerant.model_copy(update={"champion": ChampionPolicy(tolerance=-0.9, tolerance_per_kind=None)})
-    assert not judge(better, noisy, margin)(worse.version, at_once=True).promoted
+    assert not make_evaluator(better, noisy, margin)(worse.version, at_once=True).promoted
 
 
 @pytest.mark.parametrize(("rule", "promoted"), [("refuse", False), ("absolute", True)])
@@ -132,50 +132,50 @@ def test_a_champion_of_another_shape_or_without_files_is_said_so(noisy: NoisySet
     shutil.rmtree(models.download_model(gone.model_uri))
     damaged = version(blur(3))
     (models.download_model(damaged.model_uri) / storage.MODEL).write_bytes(b"no model")
-    found = judge(version(blur(5)), noisy, policy)
+    evaluator = make_evaluator(version(blur(5)), noisy, policy)
     for champion, words in [
         (colour, "it takes images of any size and 3 channels, these are 12x12x1"),
         (large, "it takes images of 64x64x1"),
         (gone, "are gone"),
         (damaged, "cannot be loaded"),
     ]:
-        verdict = found(champion.version)
-        assert verdict.promoted == promoted
-        assert promoted or words in verdict.reasons[0]
-        assert promoted or f"version {champion.version}" in verdict.reasons[0]
+        result = evaluator(champion.version)
+        assert result.promoted == promoted
+        assert promoted or words in result.reasons[0]
+        assert promoted or f"version {champion.version}" in result.reasons[0]
 
 
 def test_without_a_champion_nothing_is_compared(noisy: NoisySets) -> None:
-    verdict = judge(
+    result = make_evaluator(
         version(blur(3)), noisy, GateConfig(max_val_mse=1, clean_input=None, beat_noisy_input=False, smoke_test=None)
     )(None)
-    assert verdict.promoted
-    assert [each.name for each in verdict.checks] == ["val_mse"]
+    assert result.promoted
+    assert [check.name for check in result.checks] == ["val_mse"]
 
 
 def test_noisy_images_that_changed_since_are_an_error(noisy: NoisySets) -> None:
-    found = judge(version(blur(3)), noisy)
+    evaluator = make_evaluator(version(blur(3)), noisy)
     pixels = np.load(noisy.validation.path, mmap_mode="r+")
     pixels[0, 0, 0, 0] += 1
     del pixels
     with pytest.raises(DataError, match="SHA-256"):
-        found(version(blur(2)).version)
+        evaluator(version(blur(2)).version)
 
 
 def test_scores_of_another_model_are_an_error(noisy: NoisySets) -> None:
     first, second = version(blur(3)), version(blur(2))
-    scores = judge(first, noisy).scores
+    scores = make_evaluator(first, noisy).scores
     with pytest.raises(ModelError, match="must be those of"):
         CandidateEvaluator(second, scores, noisy, POLICY)
 
 
 def test_classical_methods_that_are_asked_for_are_measured_in_the_same_run(noisy: NoisySets) -> None:
     policy = POLICY.model_copy(update={"beat_baselines": ("median", "tv")})
-    weak = judge(version(network(lambda x: x * 1.0)), noisy, policy)(None)
-    assert [each.name for each in weak.checks if not each.passed] == ["vs_median", "vs_tv"]
+    weak = make_evaluator(version(network(lambda x: x * 1.0)), noisy, policy)(None)
+    assert [check.name for check in weak.checks if not check.passed] == ["vs_median", "vs_tv"]
     assert "on 100 images" in weak.checks[0].reason
     mean = network(lambda x: x * 0.0 + keras.ops.mean(x, axis=(1, 2), keepdims=True))
-    assert judge(version(mean), noisy, policy)(None).promoted
+    assert make_evaluator(version(mean), noisy, policy)(None).promoted
 
 
 def test_a_classical_method_that_cannot_be_run_is_refused_before_the_images_are_read() -> None:
@@ -187,12 +187,12 @@ def test_a_classical_method_that_cannot_be_run_is_refused_before_the_images_are_
 
 
 @pytest.mark.slow
-def test_the_version_is_tried_once_for_all_champions(noisy: NoisySets) -> None:
+def test_the_smoke_test_runs_once_for_all_champions(noisy: NoisySets) -> None:
     policy = GateConfig(max_val_mse=1, clean_input=None, beat_noisy_input=False)
     registered = version(blur(3))
     registry.set_version_tags("dae", registered.version, {"model_sha256": models.read_sha256(registered.model_uri[8:])})
-    found = judge(registered, noisy, policy)
-    assert found(None).promoted
-    first = found.trial
-    assert found(version(blur(2)).version).promoted
-    assert found.trial is first
+    evaluator = make_evaluator(registered, noisy, policy)
+    assert evaluator(None).promoted
+    first = evaluator.smoke_test
+    assert evaluator(version(blur(2)).version).promoted
+    assert evaluator.smoke_test is first

@@ -62,12 +62,14 @@ NO_CHAMPION = ChampionComparison()
 def judge(
     scores: Scores,
     policy: GateConfig,
-    opponent: ChampionComparison = NO_CHAMPION,
-    trial: SmokeTestResult | None = WORKS,
-    rivals: tuple[BaselineComparison, ...] = (),
+    champion: ChampionComparison = NO_CHAMPION,
+    smoke_test: SmokeTestResult | None = WORKS,
+    baselines: tuple[BaselineComparison, ...] = (),
 ) -> GateResult:
     """Judge by these scores; the version works and there is no champion, if nothing else is said."""
-    return gate.evaluate_gate(GateInputs(scores=scores, opponent=opponent, trial=trial, rivals=rivals), policy)
+    return gate.evaluate_gate(
+        GateInputs(scores=scores, champion=champion, smoke_test=smoke_test, baselines=baselines), policy
+    )
 
 
 def compared(low: float, high: float, challenger: float = 0.004, champion: float = 0.004) -> PairedDifference:
@@ -148,7 +150,7 @@ def test_leaving_clean_images_alone_is_not_enough() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_kind_made_worse_than_doing_nothing_is_refused_however_good_the_rest(kind: str) -> None:
     verdict = judge(scored(0.001, nothing={**dict.fromkeys(KINDS, 0.04), kind: 0.0013}), GateConfig())
-    assert verdict.reasons == (f"val_mse_{kind}: 0.00400 is above 0.00130 (doing nothing)",)
+    assert verdict.reasons == (f"val_mse_{kind}: 0.00400 is above 0.00130 (noisy input)",)
 
 
 def test_the_articles_model_is_refused_for_what_it_does_to_poisson_images() -> None:
@@ -170,8 +172,8 @@ def test_an_empty_policy_promotes_nothing() -> None:
     )
     assert not verdict.promoted
     assert verdict.checks == ()
-    assert "the policy asks for no quality" in verdict.reasons[0]
-    assert "nothing is promoted for nothing" in verdict.reasons[0]
+    assert "the policy has no check of quality" in verdict.reasons[0]
+    assert "a gate without a check of quality promotes nothing" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -258,20 +260,20 @@ def test_a_challenger_must_be_shown_to_be_within_the_tolerance(
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_kind_worse_than_the_champions_is_refused(kind: str) -> None:
     per_kind = dict.fromkeys(KINDS, compared(-0.1, 0.0)) | {kind: compared(0.2, 0.3)}
-    opponent = against(compared(-0.1, -0.05), per_kind)
-    assert failed(judge(scored(), GateConfig(), opponent)) == [f"vs_champion_{kind}"]
-    assert judge(scored(), GateConfig(champion=ChampionPolicy(tolerance_per_kind=None)), opponent).promoted
+    champion = against(compared(-0.1, -0.05), per_kind)
+    assert failed(judge(scored(), GateConfig(), champion)) == [f"vs_champion_{kind}"]
+    assert judge(scored(), GateConfig(champion=ChampionPolicy(tolerance_per_kind=None)), champion).promoted
 
 
 def test_a_champion_that_cannot_be_compared_is_handled_by_the_rule() -> None:
-    opponent = ChampionComparison(version="7", trouble="it takes images of 64x64x3")
-    verdict = judge(scored(), GateConfig(), opponent)
+    champion = ChampionComparison(version="7", trouble="it takes images of 64x64x3")
+    verdict = judge(scored(), GateConfig(), champion)
     assert verdict.reasons == ("champion: cannot be compared with version 7: it takes images of 64x64x3",)
     absolute = ChampionPolicy(incomparable="absolute")
-    assert judge(scored(), GateConfig(champion=absolute), opponent).promoted
-    assert not judge(scored(0.5), GateConfig(champion=absolute), opponent).promoted
+    assert judge(scored(), GateConfig(champion=absolute), champion).promoted
+    assert not judge(scored(0.5), GateConfig(champion=absolute), champion).promoted
     nothing_else = GateConfig(champion=absolute, max_val_mse=None, beat_noisy_input=False)
-    assert not judge(scored(), nothing_else, opponent).promoted
+    assert not judge(scored(), nothing_else, champion).promoted
 
 
 def test_a_comparison_without_kinds_refuses_where_kinds_are_asked_for() -> None:
@@ -282,8 +284,8 @@ def test_a_comparison_without_kinds_refuses_where_kinds_are_asked_for() -> None:
 @pytest.mark.parametrize("field", ["challenger", "champion", "low", "high"])
 def test_a_comparison_that_is_no_finite_number_refuses(field: str, value: float) -> None:
     good = compared(-0.2, -0.1)
-    opponent = against(good.model_copy(update={field: value}))
-    assert failed(judge(scored(), GateConfig(), opponent)) == ["vs_champion"]
+    champion = against(good.model_copy(update={field: value}))
+    assert failed(judge(scored(), GateConfig(), champion)) == ["vs_champion"]
 
 
 @pytest.mark.parametrize(
@@ -301,17 +303,17 @@ def test_a_comparison_that_is_no_finite_number_refuses(field: str, value: float)
     ],
 )
 def test_a_version_that_does_not_work_is_refused(change: dict[str, object], name: str) -> None:
-    trial = WORKS.model_copy(update=change)
-    verdict = judge(scored(), GateConfig(), trial=trial)
+    smoke_test = WORKS.model_copy(update=change)
+    verdict = judge(scored(), GateConfig(), smoke_test=smoke_test)
     assert failed(verdict) == [name]
-    assert judge(scored(), GateConfig(smoke_test=None), trial=trial).promoted
-    assert judge(scored(), GateConfig(smoke_test=SmokeTestPolicy(any_size=False)), trial=trial).promoted == (
+    assert judge(scored(), GateConfig(smoke_test=None), smoke_test=smoke_test).promoted
+    assert judge(scored(), GateConfig(smoke_test=SmokeTestPolicy(any_size=False)), smoke_test=smoke_test).promoted == (
         name == "other_size"
     )
 
 
 def test_a_version_that_was_not_tried_is_refused() -> None:
-    assert failed(judge(scored(), GateConfig(), trial=None)) == ["smoke_test"]
+    assert failed(judge(scored(), GateConfig(), smoke_test=None)) == ["smoke_test"]
 
 
 @pytest.mark.parametrize("budget", ["latency_ms", "file_mib", "memory_mib"])
@@ -321,11 +323,11 @@ def test_a_budget_is_kept(budget: str) -> None:
         policy = GateConfig(smoke_test=SmokeTestPolicy.model_validate({f"max_{budget}": limit}))
         assert failed(judge(scored(), policy)) == ([] if kept else [budget])
     policy = GateConfig(smoke_test=SmokeTestPolicy.model_validate({f"max_{budget}": 1e9}))
-    assert failed(judge(scored(), policy, trial=WORKS.model_copy(update={budget: None}))) == [budget]
+    assert failed(judge(scored(), policy, smoke_test=WORKS.model_copy(update={budget: None}))) == [budget]
 
 
 @pytest.mark.parametrize(
-    ("rivals", "expected"),
+    ("baselines", "expected"),
     [
         ((BaselineComparison(name="median", mse=0.02, model_mse=0.01, images=9),), []),
         ((BaselineComparison(name="median", mse=0.01, model_mse=0.011, images=9),), ["vs_median"]),
@@ -334,17 +336,17 @@ def test_a_budget_is_kept(budget: str) -> None:
     ],
 )
 def test_a_classical_method_that_was_asked_for_must_be_beaten(
-    rivals: tuple[BaselineComparison, ...], expected: list[str]
+    baselines: tuple[BaselineComparison, ...], expected: list[str]
 ) -> None:
-    assert failed(judge(scored(), GateConfig(beat_baselines=("median",)), rivals=rivals)) == expected
-    assert judge(scored(), GateConfig(), rivals=rivals).promoted
+    assert failed(judge(scored(), GateConfig(beat_baselines=("median",)), baselines=baselines)) == expected
+    assert judge(scored(), GateConfig(), baselines=baselines).promoted
 
 
 def compared_by(values: st.SearchStrategy[float]) -> st.SearchStrategy[PairedDifference]:
     return st.builds(PairedDifference, challenger=values, champion=values, low=values, high=values, count=st.just(100))
 
 
-def opponents(values: st.SearchStrategy[float]) -> st.SearchStrategy[ChampionComparison]:
+def champions(values: st.SearchStrategy[float]) -> st.SearchStrategy[ChampionComparison]:
     met = st.builds(
         PairedComparison, confidence=st.just(0.95), pooled=compared_by(values), per_kind=by_kind_of(compared_by(values))
     )
@@ -394,17 +396,19 @@ GENEROUS = st.builds(
 """Policies that the evidence below meets."""
 BETTER = compared(-0.2, -0.1, 0.004, 0.005)
 BEATEN = tuple(BaselineComparison(name=name, mse=0.01, model_mse=0.004, images=9) for name in ("median", "tv"))
-GOOD = GateInputs(scores=scored(), opponent=against(BETTER, dict.fromkeys(KINDS, BETTER)), trial=WORKS, rivals=BEATEN)
+GOOD = GateInputs(
+    scores=scored(), champion=against(BETTER, dict.fromkeys(KINDS, BETTER)), smoke_test=WORKS, baselines=BEATEN
+)
 COMPARED = ("challenger", "champion", "low", "high")
 NUMBERS = (
     "scores.validation.pooled.mse",
     "scores.validation.per_kind.speckle.mse",
     "scores.validation.per_kind_nothing.speckle.mse",
-    *(f"opponent.comparison.pooled.{name}" for name in COMPARED),
-    *(f"opponent.comparison.per_kind.speckle.{name}" for name in COMPARED),
-    *(f"trial.{name}" for name in ("difference", "latency_ms", "file_mib", "memory_mib")),
-    "rivals.1.mse",
-    "rivals.1.model_mse",
+    *(f"champion.comparison.pooled.{name}" for name in COMPARED),
+    *(f"champion.comparison.per_kind.speckle.{name}" for name in COMPARED),
+    *(f"smoke_test.{name}" for name in ("difference", "latency_ms", "file_mib", "memory_mib")),
+    "baselines.1.mse",
+    "baselines.1.model_mse",
 )
 """Every number the gate may look at."""
 
@@ -412,12 +416,13 @@ NUMBERS = (
 def looked_at(path: str, policy: GateConfig) -> bool:
     if path.startswith("scores"):
         return policy.beat_noisy_input or "nothing" not in path
-    if path.startswith("opponent"):
+    if path.startswith("champion"):
         asked = policy.champion
         return asked is not None and ("per_kind" not in path or asked.tolerance_per_kind is not None)
-    if path.startswith("trial"):
+    if path.startswith("smoke_test"):
         return (
-            policy.smoke_test is not None and getattr(policy.smoke_test, path.replace("trial.", "max_"), 0) is not None
+            policy.smoke_test is not None
+            and getattr(policy.smoke_test, path.replace("smoke_test.", "max_"), 0) is not None
         )
     return bool(policy.beat_baselines)
 
@@ -455,35 +460,37 @@ def test_improving_any_score_never_turns_a_promotion_into_a_refusal_whatever_is_
     model = data.draw(full(st.floats(0, 0.01)))
     scores = scored(data.draw(st.floats(0, 0.01)), model, data.draw(full(st.floats(0.005, 0.04))))
     finite = st.floats(-0.5, 0.5)
-    opponent = data.draw(opponents(finite) | st.just(GOOD.opponent))
-    trial = WORKS.model_copy(update={"latency_ms": data.draw(st.floats(0.1, 10)), "difference": 1e-7})
-    rivals = tuple(
+    champion = data.draw(champions(finite) | st.just(GOOD.champion))
+    smoke_test = WORKS.model_copy(update={"latency_ms": data.draw(st.floats(0.1, 10)), "difference": 1e-7})
+    baselines = tuple(
         BaselineComparison(name=name, mse=0.01, model_mse=data.draw(st.floats(0, 0.012)), images=9)
         for name in ("median", "tv")
     )
-    if not judge(scores, policy, opponent, trial, rivals).promoted:
+    if not judge(scores, policy, champion, smoke_test, baselines).promoted:
         return
     better = scored(
         scores.validation.pooled.mse * factor, model, {k: q.mse for k, q in scores.validation.per_kind_nothing.items()}
     )
-    assert judge(better, policy, opponent, trial, rivals).promoted
+    assert judge(better, policy, champion, smoke_test, baselines).promoted
     for kind in KINDS:
         better = scored(
             scores.validation.pooled.mse,
             model | {kind: model[kind] * factor},
             {k: q.mse for k, q in scores.validation.per_kind_nothing.items()},
         )
-        assert judge(better, policy, opponent, trial, rivals).promoted
-    if (met := opponent.comparison) is not None:
+        assert judge(better, policy, champion, smoke_test, baselines).promoted
+    if (met := champion.comparison) is not None:
         for kinds in ({}, *({kind: lower(found, 1 - factor)} for kind, found in met.per_kind.items())):
             pooled = met.pooled if kinds else lower(met.pooled, 1 - factor)
             better_met = met.model_copy(update={"pooled": pooled, "per_kind": met.per_kind | kinds})
-            assert judge(scores, policy, opponent.model_copy(update={"comparison": better_met}), trial, rivals).promoted
+            assert judge(
+                scores, policy, champion.model_copy(update={"comparison": better_met}), smoke_test, baselines
+            ).promoted
     for name in ("latency_ms", "file_mib", "memory_mib", "difference"):
-        better_trial = trial.model_copy(update={name: getattr(trial, name) * factor})
-        assert judge(scores, policy, opponent, better_trial, rivals).promoted
-    beating = tuple(rival.model_copy(update={"model_mse": rival.model_mse * factor}) for rival in rivals)
-    assert judge(scores, policy, opponent, trial, beating).promoted
+        better_trial = smoke_test.model_copy(update={name: getattr(smoke_test, name) * factor})
+        assert judge(scores, policy, champion, better_trial, baselines).promoted
+    beating = tuple(baseline.model_copy(update={"model_mse": baseline.model_mse * factor}) for baseline in baselines)
+    assert judge(scores, policy, champion, smoke_test, beating).promoted
 
 
 @given(ANY, by_kind(ANY), by_kind(ANY), POLICIES)
@@ -531,4 +538,4 @@ def test_every_check_says_what_was_asked_and_every_failed_one_is_a_reason(
 def test_a_kind_that_no_validation_image_got_refuses() -> None:
     """Its score is not a number; nothing is known about it."""
     verdict = judge(scored(model={**dict.fromkeys(KINDS, 0.001), "speckle": math.nan}), GateConfig())
-    assert verdict.reasons == ("val_mse_speckle: nan is not a finite number (doing nothing)",)
+    assert verdict.reasons == ("val_mse_speckle: nan is not a finite number (noisy input)",)

@@ -1,10 +1,11 @@
-"""Promotion and rollback on a real MLflow store: the ledger and the aliases, races, and crashes between any two steps."""
+"""Promotion and rollback on a real MLflow store: the audit log and the aliases, races, and crashes between any two steps."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(promote, "MOMENT", 0.01)
 
 
-def verdict(*, promoted: bool, champion: str | None = None) -> GateResult:
+def gate_result(*, promoted: bool, champion: str | None = None) -> GateResult:
     reason = "val_mse: 0.00100 is at most 0.00690" if promoted else "val_mse: 0.01000 is above 0.00690"
     check = Check(name="val_mse", value=0.001, limit=0.0069, source="gate", passed=promoted, reason=reason)
     return GateResult(promoted=promoted, checks=(check,), reasons=() if promoted else (reason,), champion=champion)
@@ -39,18 +40,20 @@ def decide(
     *,
     passes: bool | Callable[[str | None], bool] = True,
     answer: ApprovalAnswer | None = None,
-    trial: SmokeTestResult = WORKS,
+    smoke_test: SmokeTestResult = WORKS,
     **switches: object,
 ) -> Decision:
-    def judge(champion: str | None, /, *, at_once: bool) -> GateResult:
-        return verdict(promoted=passes if isinstance(passes, bool) else passes(champion), champion=champion)
+    def evaluate(champion: str | None, /, *, at_once: bool) -> GateResult:
+        return gate_result(promoted=passes if isinstance(passes, bool) else passes(champion), champion=champion)
 
     policy = GateConfig.model_validate(switches)
-    return promote.decide_promotion(candidate, judge, policy, trial=lambda: trial, answer=answer, val_mse=0.001)
+    return promote.decide_promotion(
+        candidate, evaluate, policy, smoke_test=lambda: smoke_test, answer=answer, val_mse=0.001
+    )
 
 
-def told(name: str = "dae") -> list[tuple[str, str | None, str | None]]:
-    """Return the story in the ledger: event, version, and who is live after it."""
+def history_of(name: str = "dae") -> list[tuple[str, str | None, str | None]]:
+    """Return what the audit log says: event, version, and who is live after it."""
     return [(entry.event, entry.version, entry.champion) for entry in audit_log.read_entries(name)]
 
 
@@ -63,21 +66,21 @@ def test_a_promoted_version_is_the_champion_and_everything_says_so(register_vers
     decision = decide(candidate)
     assert (decision.event, decision.promoted) == ("promoted", True)
     assert registry.list_aliases("dae") == {"champion": "1"}
-    assert told() == [("promoted", "1", "1")]
+    assert history_of() == [("promoted", "1", "1")]
     assert tags("1")["verdict"] == "promoted"
     assert "0.00690" in tags("1")["verdict_reasons"]
     assert '"name": "val_mse"' in tags("1")["verdict_checks"]
     run = connect().get_run(candidate.run_id)
     assert (run.data.tags["verdict"], run.data.tags["model_version"]) == ("promoted", "1")
-    assert audit_log.read_state("dae").unsettled == ()
+    assert audit_log.read_state("dae").pending == ()
 
 
-def test_a_refusal_leaves_the_champion_and_is_in_the_ledger(register_version: Register) -> None:
+def test_a_refusal_leaves_the_champion_and_is_in_the_audit_log(register_version: Register) -> None:
     decide(register_version())
     decision = decide(register_version(), passes=False)
     assert (decision.event, decision.promoted) == ("refused", False)
     assert registry.list_aliases("dae") == {"champion": "1"}
-    assert told()[-1] == ("refused", "2", "1")
+    assert history_of()[-1] == ("refused", "2", "1")
     assert tags("2")["verdict"] == "refused"
     assert tags("2")["verdict_reasons"] == "val_mse: 0.01000 is above 0.00690"
 
@@ -94,11 +97,11 @@ def test_a_dry_run_changes_nothing_of_a_version_that_was_judged(register_version
     decide(register_version())
     candidate = register_version()
     decide(candidate, passes=False)
-    before = (told(), registry.list_aliases("dae"), tags("2"))
+    before = (history_of(), registry.list_aliases("dae"), tags("2"))
     assert decide(candidate, dry_run=True).promoted
     assert not decide(candidate, passes=False, dry_run=True).promoted
     assert decide(candidate, passes=False, dry_run=True, force="demo").event == "forced"
-    assert (told(), registry.list_aliases("dae"), tags("2")) == before
+    assert (history_of(), registry.list_aliases("dae"), tags("2")) == before
 
 
 def test_a_new_version_says_what_a_dry_run_found_and_is_no_challenger(register_version: Register) -> None:
@@ -108,20 +111,20 @@ def test_a_new_version_says_what_a_dry_run_found_and_is_no_challenger(register_v
     assert registry.list_aliases("dae") == {"champion": "1"}
     assert tags("2")["verdict"] == "dry run"
     assert tags("2")["verdict_reasons"] == "would be refused: val_mse: 0.01000 is above 0.00690"
-    assert len(told()) == 1
+    assert len(history_of()) == 1
 
 
 def test_a_dry_run_changes_nothing_of_a_version_that_waits_to_be_judged(register_version: Register) -> None:
     decide(register_version())
     candidate = register_version()
-    before = (told(), registry.list_aliases("dae"), tags("2"))
+    before = (history_of(), registry.list_aliases("dae"), tags("2"))
     assert decide(candidate, dry_run=True).promoted
-    assert (told(), registry.list_aliases("dae"), tags("2")) == before
+    assert (history_of(), registry.list_aliases("dae"), tags("2")) == before
     register_version(dry_run=True)
     assert registry.list_aliases("dae") == {"champion": "1", "challenger": "2"}
 
 
-def test_a_dry_run_on_a_new_registry_makes_no_ledger(register_version: Register) -> None:
+def test_a_dry_run_on_a_new_registry_makes_no_audit_log(register_version: Register) -> None:
     assert decide(register_version(), dry_run=True).dry_run
     assert connect().get_experiment_by_name("dae ledger") is None
 
@@ -172,7 +175,9 @@ def test_force_is_not_needed_where_the_gate_lets_pass(register_version: Register
 
 
 def test_not_even_force_promotes_a_version_that_does_not_load(register_version: Register) -> None:
-    decision = decide(register_version(), passes=False, force="now", trial=SmokeTestResult(error="ValueError: no zip"))
+    decision = decide(
+        register_version(), passes=False, force="now", smoke_test=SmokeTestResult(error="ValueError: no zip")
+    )
     assert decision.event == "refused"
     assert "not even by force: loads: ValueError: no zip" in decision.reason
     assert registry.find_champion("dae") is None
@@ -217,7 +222,7 @@ def test_a_persons_answer_decides(
     decision = decide(register_version(), answer=answer, approval_hours=1)
     assert decision.event == event
     assert reason in decision.reason
-    assert told() == [(event, "1", "1" if event == "promoted" else None)]
+    assert history_of() == [(event, "1", "1" if event == "promoted" else None)]
 
 
 def test_the_champion_itself_is_not_promoted_again(register_version: Register) -> None:
@@ -233,7 +238,7 @@ def test_an_exception_of_the_gate_is_an_error_and_decides_nothing(register_versi
 
     with pytest.raises(ZeroDivisionError):
         decide(register_version(), passes=broken)
-    assert told() == []
+    assert history_of() == []
     assert tags("1")["verdict"] == "pending"
 
 
@@ -246,7 +251,7 @@ def test_a_registry_that_cannot_be_read_promotes_and_refuses_nothing(
         decide(candidate)
 
 
-def test_a_champion_from_before_the_ledger_is_met_and_noted(register_version: Register) -> None:
+def test_a_champion_from_before_the_audit_log_is_compared_and_noted(register_version: Register) -> None:
     register_version()
     registry.set_alias("dae", registry.CHAMPION, "1")
     met: list[str | None] = []
@@ -257,8 +262,8 @@ def test_a_champion_from_before_the_ledger_is_met_and_noted(register_version: Re
 
     decide(register_version(), passes=passes)
     assert met == ["1"]
-    assert told() == [("found", "1", "1"), ("promoted", "2", "2")]
-    assert audit_log.read_entries("dae")[0].reason == "live before the ledger began"
+    assert history_of() == [("found", "1", "1"), ("promoted", "2", "2")]
+    assert audit_log.read_entries("dae")[0].reason == "live before the audit log began"
 
 
 def test_an_alias_moved_by_other_means_is_told_and_noted(register_version: Register) -> None:
@@ -268,10 +273,10 @@ def test_an_alias_moved_by_other_means_is_told_and_noted(register_version: Regis
     (note,) = promote.describe_pending("dae")
     assert "names version 1, the ledger version 2: it was moved by other means than dae" in note
     decide(register_version(), passes=False)
-    assert told()[2:] == [("found", "1", "1"), ("refused", "3", "1")]
+    assert history_of()[2:] == [("found", "1", "1"), ("refused", "3", "1")]
     registry.set_alias("dae", registry.CHAMPION, None)
     decide(register_version(), passes=lambda champion: champion is None)
-    assert told()[4:] == [("found", None, None), ("promoted", "4", "4")]
+    assert history_of()[4:] == [("found", None, None), ("promoted", "4", "4")]
     assert promote.describe_pending("dae") == []
 
 
@@ -279,12 +284,77 @@ def test_a_champion_deleted_by_hand_does_not_block_the_next(register_version: Re
     decide(register_version())
     connect().delete_model_version("dae", "1")
     decide(register_version())
-    assert told() == [("promoted", "1", "1"), ("found", None, None), ("promoted", "2", "2")]
+    assert history_of() == [("promoted", "1", "1"), ("found", None, None), ("promoted", "2", "2")]
     assert registry.find_champion("dae") == "2"
 
 
-def rollback(to: str | None = None, trial: SmokeTestResult = WORKS) -> history.AuditEntry:
-    return rollback_of("dae", "it blurs", lambda _: trial, to)
+def rollback(to: str | None = None, smoke_test: SmokeTestResult = WORKS) -> history.AuditEntry:
+    return rollback_of("dae", "it blurs", lambda _: smoke_test, to)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the reads of the audit log, and the requests for a run of any kind."""
+    counts: Counter[str] = Counter()
+
+    def count(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def read(*arguments: object, **named: object) -> object:
+            counts[name] += 1
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, read)
+
+    count(audit_log, "read_state")
+    for name in ("get_run", "search_runs", "get_model_version"):
+        count(MlflowClient, name)
+    return counts
+
+
+def test_a_promotion_and_a_rollback_read_the_audit_log_no_more_than_they_must(
+    register_version: Register, reads: Counter[str]
+) -> None:
+    """Once to decide, once before the alias is moved, and once after: another process may have written in between."""
+    for _ in range(2):
+        decide(register_version())
+    third = register_version()
+    reads.clear()
+    decide(third)
+    assert reads["read_state"] == 3
+    assert reads["search_runs"] == 4  # those, and once for the run that the new entry is written to
+    assert reads["get_model_version"] == 2
+    reads.clear()
+    rollback()
+    assert reads["read_state"] == 3
+    assert reads["search_runs"] == 4
+    assert reads["get_run"] <= 1
+    reads.clear()
+    promote.describe_pending("dae")
+    assert reads["read_state"] == 1
+
+
+def test_an_entry_that_another_process_applied_meanwhile_does_not_move_the_alias_back(
+    register_version: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the tags of version 1 are written, another process finishes that promotion, and promotes version 2."""
+    first, second = register_version(), register_version()
+    original = registry.set_version_tags
+    moved: list[str | None] = []
+
+    def write_tags(name: str, number: str, tags: dict[str, str | None], description: str | None = None) -> None:
+        original(name, number, tags, description)
+        if description and number == "1" and not moved:
+            moved.append(None)
+            promote.reconcile(name)
+            decide(second)
+            moved.append(registry.find_champion(name))
+            monkeypatch.setattr(registry, "set_alias", lambda *_: moved.append("back"))
+
+    monkeypatch.setattr(registry, "set_version_tags", write_tags)
+    decide(first)
+    assert moved == [None, "2"]
+    assert registry.find_champion("dae") == "2"
 
 
 def test_rollback_puts_the_previous_champion_back_and_then_the_one_before(register_version: Register) -> None:
@@ -297,7 +367,7 @@ def test_rollback_puts_the_previous_champion_back_and_then_the_one_before(regist
     with pytest.raises(RegistryError, match="no champion before"):
         rollback()
     assert rollback("3").version == "3"
-    assert [event for event, *_ in told()] == ["promoted"] * 3 + ["rolled back"] * 3
+    assert [event for event, *_ in history_of()] == ["promoted"] * 3 + ["rolled back"] * 3
     assert registry.find_champion("dae") == "3"
     assert (tags("3")["verdict"], tags("3")["verdict_reasons"]) == ("rolled back to", "it blurs")
 
@@ -348,21 +418,21 @@ def test_rollback_takes_a_former_champion_only(register_version: Register) -> No
 def test_rollback_to_a_version_that_does_not_work_changes_nothing(register_version: Register) -> None:
     decide(register_version())
     decide(register_version())
-    for trial, message in (
+    for smoke_test, message in (
         (SmokeTestResult(error="ValueError: no zip"), "loads: ValueError: no zip"),
         (SmokeTestResult(sha256="b", recorded_sha256="a", difference=0.0), "checksum"),
         (SmokeTestResult(sha256="a", recorded_sha256="a", difference=0.1), "outputs"),
     ):
         with pytest.raises(RegistryError, match=f"version 1 of dae does not work, and 2 stays: {message}"):
-            rollback(trial=trial)
+            rollback(smoke_test=smoke_test)
         assert registry.find_champion("dae") == "2"
-        assert len(told()) == 2
+        assert len(history_of()) == 2
 
 
 def test_rollback_to_a_version_from_before_digests_were_recorded_works_and_says_so(register_version: Register) -> None:
     decide(register_version())
     decide(register_version())
-    assert "not on record" in rollback(trial=SmokeTestResult(sha256="b")).reason
+    assert "not on record" in rollback(smoke_test=SmokeTestResult(sha256="b")).reason
     assert registry.find_champion("dae") == "1"
 
 
@@ -379,7 +449,7 @@ def test_rollback_of_a_model_that_has_no_champion(register_version: Register) ->
         rollback()
 
 
-def test_rollback_while_the_ledger_goes_on_changes_nothing(register_version: Register) -> None:
+def test_rollback_while_another_process_appends_changes_nothing(register_version: Register) -> None:
     decide(register_version())
     decide(register_version())
     third = register_version()
@@ -406,7 +476,7 @@ def test_of_two_challengers_at_once_the_second_meets_the_first(register_version:
 
     assert not decide(worse, passes=passes).promoted
     assert met == [None, "1"]
-    assert told() == [("promoted", "1", "1"), ("refused", "2", "1")]
+    assert history_of() == [("promoted", "1", "1"), ("refused", "2", "1")]
     assert registry.find_champion("dae") == "1"
 
 
@@ -415,13 +485,13 @@ def test_the_gate_is_told_of_a_champion_that_came_meanwhile(register_version: Re
     decide(first)
     met: list[tuple[str | None, bool]] = []
 
-    def judge(champion: str | None, /, *, at_once: bool) -> GateResult:
+    def evaluate(champion: str | None, /, *, at_once: bool) -> GateResult:
         if not met:
             decide(other)
         met.append((champion, at_once))
-        return verdict(promoted=True, champion=champion)
+        return gate_result(promoted=True, champion=champion)
 
-    promote.decide_promotion(second, judge, GateConfig(), trial=lambda: WORKS)
+    promote.decide_promotion(second, evaluate, GateConfig(), smoke_test=lambda: WORKS)
     assert met == [("1", False), ("3", True)]
 
 
@@ -458,7 +528,7 @@ def test_a_promotion_that_another_process_is_at_is_not_taken_for_a_moved_alias(
     monkeypatch.setattr(registry, "set_alias", point)
     decide(second)
     assert looked
-    assert [event for event, *_ in told()] == ["promoted"] * 3
+    assert [event for event, *_ in history_of()] == ["promoted"] * 3
     assert registry.find_champion("dae") == "3"
 
 
@@ -480,7 +550,7 @@ class Killed(BaseException):
 
 
 def kill_before_write(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the process end before it writes to the store for the so manieth time."""
+    """Let the process end before it writes to the store for the given time."""
     count = iter(range(1, 1000))
 
     def until(original: Callable[..., object]) -> Callable[..., object]:
@@ -506,18 +576,18 @@ def killed(patch: pytest.MonkeyPatch, number: int, action: Callable[[], object])
 
 
 Crash = tuple[int, str | None] | None
-"""How many entries the ledger had after a crash, and which version was live; None if there was no crash."""
+"""The number of entries in the audit log after a crash, and which version was live; None if there was no crash."""
 
 
 def crashed_promotion(register: Register, patch: pytest.MonkeyPatch, number: int, force: str | None = None) -> Crash:
-    """Let a promotion of a second version crash before its so manieth write, and see to what comes after."""
+    """Let a promotion of a second version crash before its given write, and see to what comes after."""
     name = f"model{number}"
     decide(register(name))
     candidate = register(name)
     crashed = killed(patch, number, lambda: decide(candidate, passes=force is None, force=force))
     after = len(audit_log.read_entries(name)), registry.find_champion(name)
     promoted = after[0] == 2
-    if audit_log.read_state(name).unsettled:
+    if audit_log.read_state(name).pending:
         assert "was interrupted" in promote.describe_pending(name)[0]
     promote.reconcile(name)
     assert promote.describe_pending(name) == []
@@ -566,7 +636,7 @@ def test_a_crash_before_any_write_of_the_first_promotion_ever(
         if not audit_log.read_entries(name):
             decide(candidate)
         promote.reconcile(name)
-        assert told(name) == [("promoted", "1", "1")]
+        assert history_of(name) == [("promoted", "1", "1")]
         assert registry.list_aliases(name) == {"champion": "1"}
         if not crashed:
             break
@@ -574,7 +644,7 @@ def test_a_crash_before_any_write_of_the_first_promotion_ever(
 
 
 def crashed_rollback(register: Register, patch: pytest.MonkeyPatch, number: int) -> Crash:
-    """Let a rollback crash before its so manieth write, and see that the next command finishes it."""
+    """Let a rollback crash before its given write, and see that the next command finishes it."""
     name = f"model{number}"
     decide(register(name))
     decide(register(name))
@@ -616,14 +686,14 @@ from dae.config.schema import GateConfig
 from dae.promotion.schemas import Check, SmokeTestResult, GateResult
 own, rounds, gate = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 
-def judge_of(name, version):
+def make_evaluator(name, version):
     def mse(number):
         return float(registry.get_version(name, number).tags["best_val_mse"])
-    def judge(champion, /, *, at_once):
+    def evaluate(champion, /, *, at_once):
         better = champion is None or mse(version) < mse(champion)
         check = Check(name="val_mse", value=1, limit=1, source="", passed=better, reason=f"met {champion}")
         return GateResult(promoted=better, checks=(check,), reasons=() if better else (check.reason,), champion=champion)
-    return judge
+    return evaluate
 
 for number in range(rounds):
     name = f"race{number}"
@@ -631,7 +701,7 @@ for number in range(rounds):
     (gate / f"{number}-{own}").touch()
     while len(list(gate.glob(f"{number}-*"))) < 2:
         time.sleep(0.001)
-    promote.decide_promotion(candidate, judge_of(name, own), GateConfig(), trial=SmokeTestResult)
+    promote.decide_promotion(candidate, make_evaluator(name, own), GateConfig(), smoke_test=SmokeTestResult)
 """
 
 
@@ -666,11 +736,11 @@ def test_two_processes_that_promote_at_once_on_a_server_end_with_the_better_cham
                 name, better = f"race{number}", "1" if number % 2 else "2"
                 worse = "2" if better == "1" else "1"
                 assert registry.list_aliases(name) == {"champion": better}
-                stories.append(told(name))
+                stories.append(history_of(name))
                 assert stories[-1] in (
                     [("promoted", better, better), ("refused", worse, better)],
                     [("promoted", worse, worse), ("promoted", better, better)],
                 )
-                assert audit_log.read_state(name).unsettled == ()
+                assert audit_log.read_state(name).pending == ()
         finally:
             server.terminate()

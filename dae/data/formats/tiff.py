@@ -1,7 +1,7 @@
-"""TIFF files rewritten, page by page: layout, compression and the common tags stay.
+"""TIFF files, rewritten page by page: layout, compression and the common tags are kept.
 
-A palette becomes RGB, JPEG is written at quality 95 with colour at full resolution, and a compression that cannot be written
-becomes deflate. Tags that point elsewhere in the file, such as EXIF's, are left out.
+A palette becomes RGB, JPEG is written at quality 95 without chroma subsampling, and a compression that cannot be written
+becomes deflate. Tags that point to another place in the file, such as EXIF's, are left out.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dae.data.arrays import DataError, Pixels
-from dae.data.formats.base import ImageInfo, Restore, decoding_errors, restore_page
+from dae.data.formats.base import ImageFormat, ImageInfo, OpenedImage, Restore, decoding_errors, restore_page
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -27,19 +28,74 @@ JPEG_QUALITY = 95
 SEPARATE = 2
 TAGS = (
     *(269, 271, 272, 274, 285, 297, 315, 316, 700, 33432, 33723),  # names, orientation, page, artist, XMP, rights, IPTC
-    *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),  # where on Earth
+    *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),  # location on Earth
 )
-"""Copied as they are; size, type, layout, resolution, description, date, software and profile have options of their own."""
+"""Copied unchanged. tifffile has options for size, type, layout, resolution, description, date, software and profile."""
 
 
 HARMLESS = (" series ", "GDAL_NODATA", "subfiletype", "_metadata>")
-"""In what tifffile logs of things that are not used here: how pages hang together, and what other programs note."""
-_heard = threading.local()
+"""Parts of tifffile's log messages about things that are not used here: series of pages, and notes of other programs."""
+_thread = threading.local()
 
 
-def _collected(record: logging.LogRecord) -> bool:
-    """Keep what tifffile logs while a file is read in this thread; let all else pass."""
-    records: list[logging.LogRecord] | None = getattr(_heard, "records", None)
+@dataclass(frozen=True)
+class OpenedTiff(OpenedImage):
+    """A TIFF file that is open, and its pages."""
+
+    tiff: TiffFile
+    pages: list[TiffPage]
+
+    def rewrite(self, target: Path, restore: Restore) -> None:
+        """Write a restored copy."""
+        import tifffile
+
+        tiff = self.tiff
+        with tifffile.TiffWriter(target, bigtiff=tiff.is_bigtiff, byteorder=tiff.byteorder) as writer:
+            for page in self.pages:
+                with decoding_errors(self.path), _logged_errors(self.path):
+                    pixels = _read(page)
+                data = _as_stored(page, restore_page(pixels, restore))
+                del pixels
+                writer.write(data, **_layout(page), **_metadata(page))
+
+
+class TiffFormat(ImageFormat):
+    """TIFF files of one or more pages: grey, RGB or with a palette."""
+
+    name = "TIFF"
+    suffixes = (".tif", ".tiff")
+    for_training = True
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[OpenedTiff]:
+        """Open a file, and check the directories of all its pages."""
+        import tifffile
+
+        with decoding_errors(path), _logged_errors(path):
+            tiff = tifffile.TiffFile(path)
+        with tiff:
+            with decoding_errors(path), _logged_errors(path):
+                pages = _pages(path, tiff)
+            first: Any = pages[0]
+            channels = 3 if first.photometric.name == "PALETTE" else first.samplesperpixel
+            info = ImageInfo(len(pages), (first.imagelength, first.imagewidth, channels), str(first.dtype))
+            yield OpenedTiff(path, info, tiff, pages)
+
+    def decode(self, path: Path) -> Pixels:
+        """Return the pixels of a training image."""
+        import tifffile
+
+        with tifffile.TiffFile(path) as tiff:
+            pixels, page = np.asarray(tiff.asarray()), tiff.pages.first
+        photometric = tifffile.PHOTOMETRIC(page.photometric).name
+        if photometric not in ("MINISBLACK", "MINISWHITE", "RGB"):  # the pixels of a palette are numbers of colours
+            raise DataError(path, "must be grey or RGB", photometric)
+        return _channels_last(page, np.invert(pixels) if photometric == "MINISWHITE" else pixels)
+
+
+def _capture(record: logging.LogRecord) -> bool:
+    """Keep tifffile's log records while this thread reads a file; let all others pass."""
+    records: list[logging.LogRecord] | None = getattr(_thread, "records", None)
     if records is None:
         return True
     records.append(record)
@@ -47,77 +103,36 @@ def _collected(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def _undamaged(path: Path) -> Iterator[None]:
-    """Turn what tifffile merely logs, such as that a page is missing, into a `DataError`.
+def _logged_errors(path: Path) -> Iterator[None]:
+    """Turn damage that tifffile only logs, such as a missing page, into a `DataError`.
 
     Raises
     ------
     DataError
         If it logs a warning or an error.
     """
-    logging.getLogger("tifffile").addFilter(_collected)
-    outer, _heard.records = getattr(_heard, "records", None), []
+    logging.getLogger("tifffile").addFilter(_capture)
+    outer, _thread.records = getattr(_thread, "records", None), []
     try:
         yield
-        for record in _heard.records:
-            said = record.getMessage()
-            harmless = any(part in said for part in HARMLESS) and "corrupted file" not in said
+        for record in _thread.records:
+            message = record.getMessage()
+            harmless = any(part in message for part in HARMLESS) and "corrupted file" not in message
             if record.levelno >= logging.WARNING and not harmless:
-                raise DataError(path, "must be whole, not damaged or cut short", said)
+                raise DataError(path, "must be whole, not damaged or cut short", message)
     finally:
-        _heard.records = outer
-
-
-def describe(path: Path) -> ImageInfo:
-    """Return the number of pages, and what the first one holds.
-
-    Raises
-    ------
-    DataError
-        If it cannot be read, or a page is of a kind that is not supported.
-    """
-    import tifffile
-
-    with decoding_errors(path), _undamaged(path), tifffile.TiffFile(path) as tiff:
-        pages = _pages(path, tiff)
-        first: Any = pages[0]
-        channels = 3 if first.photometric.name == "PALETTE" else first.samplesperpixel
-        return ImageInfo(len(pages), (first.imagelength, first.imagewidth, channels), str(first.dtype))
-
-
-def rewrite(source: Path, target: Path, restore: Restore) -> None:
-    """Write a TIFF file like another, with the colours of every page restored.
-
-    Raises
-    ------
-    DataError
-        If it cannot be read, or a page is of a kind that is not supported.
-    """
-    import tifffile
-
-    with decoding_errors(source), _undamaged(source):
-        tiff = tifffile.TiffFile(source)
-    with tiff:
-        with decoding_errors(source), _undamaged(source):
-            pages = _pages(source, tiff)
-        with tifffile.TiffWriter(target, bigtiff=tiff.is_bigtiff, byteorder=tiff.byteorder) as writer:
-            for page in pages:
-                with decoding_errors(source), _undamaged(source):
-                    pixels = _read(page)
-                data = _as_stored(page, restore_page(pixels, restore))
-                del pixels
-                writer.write(data, **_layout(page), **_metadata(page))
+        _thread.records = outer
 
 
 def _pages(path: Path, tiff: TiffFile) -> list[TiffPage]:
-    """Return the pages, all of which are supported."""
+    """Return the pages, after a check that all of them are supported."""
     pages: list[Any] = [tiff.pages[index] for index in range(len(tiff.pages))]
     if not pages:
         raise DataError(path, "must hold a page", "none")
     for number, page in enumerate(pages, 1):
-        for holds, rule, found in _rules(page):
-            if not holds:
-                raise DataError(path, f"page {number} {rule}", found)
+        for satisfied, rule, value in _rules(page):
+            if not satisfied:
+                raise DataError(path, f"page {number} {rule}", value)
         needed, size = _end(page), tiff.filehandle.size
         if needed > size:
             raise DataError(path, f"page {number} is cut short: the file must have {needed} bytes", f"{size}")
@@ -133,7 +148,7 @@ def _end(page: Any) -> int:
 
 
 def _require_directories(path: Path, tiff: TiffFile) -> None:
-    """Refuse stacks of which only the first page has a directory: of ImageJ of more than 4 GB, and what is cut short."""
+    """Refuse stacks in which only the first page has a directory: ImageJ writes such files above 4 GB."""
     for series in tiff.series:
         if series.is_truncated:
             needed, size = series.dataoffset or 0, tiff.filehandle.size
@@ -143,6 +158,7 @@ def _require_directories(path: Path, tiff: TiffFile) -> None:
 
 
 def _rules(page: Any) -> list[tuple[bool, str, str]]:
+    """Return, for each rule, whether a page satisfies it, its text, and the page's value."""
     photometric = getattr(page.photometric, "name", str(page.photometric))
     colours = 1 if photometric == "PALETTE" else COLOURS.get(photometric, 0)
     compression = getattr(page.compression, "name", "")
@@ -166,13 +182,16 @@ def _rules(page: Any) -> list[tuple[bool, str, str]]:
 
 
 def _read(page: Any) -> Pixels:
-    """Return a page as ``(H, W, C)``, light high and dark low."""
+    """Return a page as ``(H, W, C)``, with high values for light."""
     pixels: Pixels = np.asarray(page.asarray())
     if page.photometric.name == "PALETTE":
         return np.asarray(np.moveaxis(_colours(page), 0, -1)[pixels])
-    if _separate(page):
-        pixels = np.moveaxis(pixels, 0, -1)
-    return _turned(page, pixels.reshape(page.imagelength, page.imagewidth, -1))
+    pixels = _channels_last(page, pixels)
+    return _swap_light_and_dark(page, pixels.reshape(page.imagelength, page.imagewidth, -1))
+
+
+def _channels_last(page: Any, pixels: Pixels) -> Pixels:
+    return np.moveaxis(pixels, 0, -1) if _is_separate(page) else pixels
 
 
 def _colours(page: Any) -> Pixels:
@@ -180,37 +199,37 @@ def _colours(page: Any) -> Pixels:
     return np.asarray(table >> 8 if page.bitspersample == 8 else table, page.dtype)
 
 
-def _turned(page: Any, pixels: Pixels) -> Pixels:
-    """Swap light and dark where white is 0; alpha is no light, and floats have no largest value to count from."""
+def _swap_light_and_dark(page: Any, pixels: Pixels) -> Pixels:
+    """Invert the grey values if 0 is white. Alpha stays, and so do floats, which have no largest value."""
     if page.photometric.name != "MINISWHITE" or pixels.dtype.kind == "f":
         return pixels
     return np.concatenate([np.invert(pixels[..., :1]), pixels[..., 1:]], axis=2)
 
 
 def _as_stored(page: Any, pixels: Pixels) -> Pixels:
-    pixels = _turned(page, pixels)
+    pixels = _swap_light_and_dark(page, pixels)
     if pixels.shape[2] == 1:
         return pixels[..., 0]
-    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0) if _separate(page) else pixels)
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0) if _is_separate(page) else pixels)
 
 
-def _separate(page: Any) -> bool:
+def _is_separate(page: Any) -> bool:
     return page.samplesperpixel > 1 and int(page.planarconfig) == SEPARATE
 
 
 def _layout(page: Any) -> dict[str, Any]:
-    """Return how the pixels are stored."""
+    """Return tifffile's options for the layout of the pixels."""
     photometric = "rgb" if COLOURS[page.photometric.name] == 3 else page.photometric.name.lower()
     compression = getattr(page.compression, "name", "")
     jpeg, colour = compression == "JPEG", photometric == "rgb"
-    alone = not page.extrasamples and not _separate(page)
-    if compression not in COMPRESSIONS or (jpeg and not alone):
+    colours_only = not page.extrasamples and not _is_separate(page)
+    if compression not in COMPRESSIONS or (jpeg and not colours_only):
         compression, jpeg = "ADOBE_DEFLATE", False
-    outcolour = {"outcolorspace": page.photometric.name} if colour else {}  # as it was inside: RGB or YCbCr
+    outcolour = {"outcolorspace": page.photometric.name} if colour else {}  # JPEG inside TIFF has RGB or YCbCr
     predictor = page.predictor if compression not in ("NONE", "JPEG", "PACKBITS") else 1
     return {
         "photometric": photometric,
-        "planarconfig": ("separate" if _separate(page) else "contig")
+        "planarconfig": ("separate" if _is_separate(page) else "contig")
         if photometric == "rgb" or page.extrasamples
         else None,
         "extrasamples": [int(sample) for sample in page.extrasamples] or None,

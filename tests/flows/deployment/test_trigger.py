@@ -292,7 +292,7 @@ def test_states_and_lines_are_told_as_they_come_and_once_each(
         until("two")
         log(other, run, "of another batch, late", ago=4)
         until("late")
-        log(other, run, trigger.UNSAID, "three")
+        log(other, run, trigger.SKIPPED_MESSAGE, "three")
         until("three")
         put(other, run, Completed(message="all done"))
         until("all done")
