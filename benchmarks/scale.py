@@ -31,7 +31,7 @@ import keras
 from dae.data import noisy_datasets, datasets
 from dae.evaluation import scores, metrics
 from dae.networks.build import build_network
-from dae.config.schema import DataConfig, ModelConfig, NoiseConfig
+from dae.config.schema import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from dae.networks.predict import make_denoiser
 
 source, validation, test, stage = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -50,7 +50,7 @@ if stage == "nothing":
 started = time.perf_counter()
 images = datasets.ingest(config)
 if stage != "ingest":
-    noisy_datasets.draw_fresh(images.train, slice(64), NoiseConfig(), 0, 0, 0)
+    noisy_datasets.draw_fresh(images.train, slice(64), NoiseConfig(), TrainConfig(), 0, 0)
     started = time.perf_counter()
     noisy = noisy_datasets.corrupt_sets(images, NoiseConfig(training="frozen"))
 if stage == "evaluate":
@@ -58,7 +58,7 @@ if stage == "evaluate":
     damaged, clean, _ = noisy_datasets.read_block(noisy.test, slice(8))
     metrics.ssim(denoise(damaged), clean)
     started = time.perf_counter()
-    scores.evaluate(denoise, noisy, "untrained")
+    scores.evaluate_model(denoise, noisy, "untrained")
 tell(time.perf_counter() - started)
 """
 

@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from dae.evaluation import figures
-from dae.evaluation import scores as scores_module
+from dae.evaluation.scores import evaluate_model
 from dae.schemas import NoisySets, Scores, TrainedModel
 from dae.tracking import models, run_logging
 from dae.tracking.run_logging import log_figure
@@ -19,7 +19,7 @@ def evaluate(model: TrainedModel, noisy: NoisySets) -> Scores:
     from dae.networks.predict import make_denoiser
 
     denoise = make_denoiser(models.load_model(model.model_uri))
-    scores, per_image = scores_module.evaluate(denoise, noisy, model.model_uri)
+    scores, per_image = evaluate_model(denoise, noisy, model.model_uri)
     run_logging.log_scores(model.run_id, scores)
     for name, figure in figures.plot_run(denoise, noisy.test, per_image):
         log_figure(model.run_id, figure, name)

@@ -22,4 +22,6 @@ def score(candidate: Candidate, config: PipelineConfig) -> tuple[Scores, NoisySe
     images = datasets.ingest(config.data)
     noisy = noisy_datasets.corrupt_sets(images, config.noise)
     runs.require_same_images(candidate.run_id, images, noisy)
-    return scores.evaluate(make_denoiser(models.load_model(candidate.model_uri)), noisy, candidate.model_uri)[0], noisy
+    return scores.evaluate_model(make_denoiser(models.load_model(candidate.model_uri)), noisy, candidate.model_uri)[
+        0
+    ], noisy

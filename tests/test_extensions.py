@@ -113,7 +113,7 @@ def test_a_noise_kind_is_in_the_schema_the_tables_the_metrics_the_sweep_and_the_
         assert "Stripes" in json.dumps(PipelineConfig.model_json_schema())
         assert "### stripes" in reference.reference_markdown()
         sets = noisy_sets(config)
-        measured = scores.evaluate(identity, sets, "models:/m-1")[0]
+        measured = scores.evaluate_model(identity, sets, "models:/m-1")[0]
         assert measured.validation.per_kind["stripes"].mse > 0
         assert [row[0] for row in score_rows(measured)] == ["stripes", "all"]
         assert "val_mse_stripes" in split_metrics("val", measured.validation)
@@ -129,7 +129,7 @@ def test_a_noise_kind_is_in_the_schema_the_tables_the_metrics_the_sweep_and_the_
 def test_a_metric_is_in_the_scores_the_tables_and_mlflow(home: Path) -> None:
     config = small_config(home)
     with extensions.METRICS.added("largest_error", largest_error):
-        measured = scores.evaluate(identity, noisy_sets(config), "models:/m-1")[0]
+        measured = scores.evaluate_model(identity, noisy_sets(config), "models:/m-1")[0]
         assert "`largest_error`" in reference.reference_markdown()
     others = measured.validation.pooled.others
     assert 0 < others["largest_error"] <= 1
@@ -208,7 +208,9 @@ def test_a_classical_baseline_is_tuned_scored_and_known_to_the_gate_and_the_comm
 
 
 def test_a_check_of_the_gate_is_configured_by_its_name_and_decides(home: Path) -> None:
-    measured = scores.evaluate(identity, noisy_sets(small_config(home, noise={"file_share": 0})), "models:/m-1")[0]
+    measured = scores.evaluate_model(identity, noisy_sets(small_config(home, noise={"file_share": 0})), "models:/m-1")[
+        0
+    ]
     policy = {"max_val_mse": None, "beat_noisy_input": False, "champion": None, "smoke_test": None, "clean_input": None}
     with extensions.GATE_CHECKS.added("min_quality", min_val_psnr):
         for limit, promoted in ((-100, True), (100, False)):
@@ -222,7 +224,9 @@ def test_a_check_of_the_gate_is_configured_by_its_name_and_decides(home: Path) -
 
 @pytest.mark.parametrize("value", [float("nan"), None])
 def test_a_further_check_fails_closed(home: Path, value: float | None) -> None:
-    measured = scores.evaluate(identity, noisy_sets(small_config(home, noise={"file_share": 0})), "models:/m-1")[0]
+    measured = scores.evaluate_model(identity, noisy_sets(small_config(home, noise={"file_share": 0})), "models:/m-1")[
+        0
+    ]
     pooled = measured.validation.pooled.model_copy(update={"ssim": value})
     broken = measured.model_copy(update={"validation": measured.validation.model_copy(update={"pooled": pooled})})
     gate = GateConfig(checks={"min_val_ssim": -1.0}, champion=None, smoke_test=None, clean_input=None)

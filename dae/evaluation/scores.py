@@ -56,7 +56,7 @@ class Examples:
     mse: Values
 
 
-def evaluate(denoise: Denoiser, sets: NoisySets, model_uri: str) -> tuple[Scores, PerImageScores]:
+def evaluate_model(denoise: Denoiser, sets: NoisySets, model_uri: str) -> tuple[Scores, PerImageScores]:
     """Score a model on the frozen validation and test sets, after checking their digests.
 
     Parameters

@@ -10,8 +10,9 @@ import numpy as np
 from dae.config.schema import GateConfig
 from dae.data import noisy_datasets
 from dae.evaluation import baselines, bootstrap
-from dae.evaluation import scores as scores_module
 from dae.evaluation.metrics import Values
+from dae.evaluation.scores import compute_errors
+from dae.extensions import BASELINES
 from dae.networks.predict import make_denoiser
 from dae.promotion import gate, smoke_test
 from dae.promotion.schemas import (
@@ -26,9 +27,6 @@ from dae.schemas import NoisySets, Scores
 from dae.tracking import models
 from dae.tracking.models import ModelError
 
-BASELINE_IMAGES = {"bm3d": 24}
-MOST_BASELINE_IMAGES = 200
-"""Number of validation images for each classical method; fewer for BM3D, which takes seconds for one image."""
 logger = logging.getLogger(__name__)
 
 
@@ -107,7 +105,7 @@ class CandidateEvaluator:
             return ()
         comparisons = []
         for name in self.policy.beat_baselines:
-            rows = baselines.sample_rows(self.noisy, BASELINE_IMAGES.get(name, MOST_BASELINE_IMAGES))
+            rows = baselines.sample_rows(self.noisy, BASELINES.load(name).gate_images)
             logger.info("judge: %s, tuned on %d validation images", name, len(rows))
             mse, model_mse = baselines.tune_best_mse(name, self.noisy, rows), float(self.errors[rows].mean())
             comparisons.append(BaselineComparison(name=name, mse=mse, model_mse=model_mse, images=len(rows)))
@@ -121,7 +119,7 @@ class CandidateEvaluator:
                 f"any size and {channels} channels" if size == [None, None] else "x".join(map(str, [*size, channels]))
             )
             raise ModelError(f"it takes images of {accepted}, these are {'x'.join(map(str, shape))}")
-        return scores_module.compute_errors(make_denoiser(model), self.noisy)
+        return compute_errors(make_denoiser(model), self.noisy)
 
     def _compare_with(self, champion: str | None) -> ChampionComparison:
         policy = self.policy.champion

@@ -274,4 +274,4 @@ def describe_pending(name: str) -> list[str]:
     if champion == expected:
         return []
     cause = f"it was {MOVED}" if state.entries else "the audit log has no entry yet"
-    return [f"alias {CHAMPION} of {name} names version {champion}, the ledger version {expected}: {cause}"]
+    return [f"alias {CHAMPION} of {name} names version {champion}, the audit log version {expected}: {cause}"]

@@ -1,4 +1,4 @@
-"""PostgreSQL: a cluster of the user's own, made with Debian's binaries, and the databases in it."""
+"""PostgreSQL: a cluster of the user, created with Debian's programs, and its databases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ServicesError(RuntimeError):
 
 
 def binary(settings: ServiceSettings, name: str) -> str:
-    """Return the path of one of PostgreSQL's programs: of the version the cluster was made with, else of the newest there is.
+    """Return the path of a program of PostgreSQL: of the version that made the cluster, or else of the newest one.
 
     Raises
     ------
@@ -35,14 +35,16 @@ def binary(settings: ServiceSettings, name: str) -> str:
     """
     made_with = cluster(settings) / "PG_VERSION"
     version = made_with.read_text().strip() if made_with.exists() else "*"
-    there = sorted(DEBIAN.glob(f"{version}/bin"), key=lambda folder: float(folder.parent.name))
-    found = shutil.which(name, path=str(there[-1])) if there else shutil.which(name) if not DEBIAN.exists() else None
-    if found is None:
+    folders = sorted(DEBIAN.glob(f"{version}/bin"), key=lambda folder: float(folder.parent.name))
+    program = (
+        shutil.which(name, path=str(folders[-1])) if folders else shutil.which(name) if not DEBIAN.exists() else None
+    )
+    if program is None:
         which = "" if version == "*" else f" {version}, which made {cluster(settings)},"
         raise ServicesError(
             f"PostgreSQL{which} must be installed (Debian: apt-get install postgresql), found no {name}"
         )
-    return found
+    return program
 
 
 def user() -> str | None:
@@ -76,7 +78,7 @@ def command(settings: ServiceSettings) -> str:
 
 
 def initialise(settings: ServiceSettings) -> None:
-    """Make the cluster unless it is there; one that was half made is made anew.
+    """Create the cluster if it does not exist. A cluster that was not completed is created again.
 
     Raises
     ------
@@ -119,13 +121,13 @@ def _as(command: list[str], owner: str | None, **options: Any) -> subprocess.Com
 
 
 def _run(command: list[str], owner: str | None = None, **options: Any) -> None:
-    done = _as(command, owner, **options)
-    if done.returncode != 0:
-        raise ServicesError(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+    completed = _as(command, owner, **options)
+    if completed.returncode != 0:
+        raise ServicesError(f"{Path(command[0]).name} failed: {(completed.stderr or completed.stdout).strip()[-2000:]}")
 
 
 def connection(settings: ServiceSettings, database: str = "postgres") -> Any:
-    """Return a connection as the superuser, each statement on its own.
+    """Return a connection as the superuser, with autocommit.
 
     Raises
     ------
@@ -134,7 +136,7 @@ def connection(settings: ServiceSettings, database: str = "postgres") -> Any:
     """
     import psycopg2
 
-    made = psycopg2.connect(
+    opened = psycopg2.connect(
         host=LOOPBACK,
         port=settings.postgres_port,
         user=ADMIN,
@@ -142,8 +144,8 @@ def connection(settings: ServiceSettings, database: str = "postgres") -> Any:
         dbname=database,
         connect_timeout=5,
     )
-    made.autocommit = True
-    return made
+    opened.autocommit = True
+    return opened
 
 
 def prepare(settings: ServiceSettings) -> None:
@@ -201,7 +203,7 @@ def restore_beside(settings: ServiceSettings, name: str, file: Path) -> None:
 
 
 def put_in_place(settings: ServiceSettings, names: Sequence[str]) -> None:
-    """Put restored databases in place of those there are, which are kept: all of them at once, or none.
+    """Replace the databases with the restored ones, all of them or none, and keep the former ones.
 
     Raises
     ------
@@ -227,7 +229,7 @@ def put_in_place(settings: ServiceSettings, names: Sequence[str]) -> None:
 
 
 def drop_replaced(settings: ServiceSettings, names: Sequence[str]) -> None:
-    """Remove the databases that `put_in_place` kept, where they are."""
+    """Remove the former databases that `put_in_place` kept, if there are any."""
     from psycopg2 import sql
 
     with closing(connection(settings)) as opened, opened.cursor() as cursor:

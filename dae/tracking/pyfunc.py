@@ -68,21 +68,21 @@ def limits() -> dict[str, int]:
     ValueError
         If a variable is not a whole number from 1 up.
     """
-    found = dict(LIMITS)
+    values = dict(LIMITS)
     for name in LIMITS:
         if text := os.environ.get(name):
             if not text.isdecimal() or not int(text):
                 raise ValueError(f"{name} must be a whole number from 1 up, received {text!r}")
-            found[name] = int(text)
-    return found
+            values[name] = int(text)
+    return values
 
 
 def _load_pyfunc(path: str) -> Service:
     """Return the model stored in a folder, as MLflow asks for it."""
     if "KERAS_BACKEND" not in os.environ and "keras" not in sys.modules:
         # A model's requirements hold the backend it was trained on; Keras would look for TensorFlow in any case.
-        found = [name for name in ("tensorflow", "jax") if importlib.util.find_spec(name)]
-        os.environ["KERAS_BACKEND"] = (found or ["tensorflow"])[0]
+        backends = [name for name in ("tensorflow", "jax") if importlib.util.find_spec(name)]
+        os.environ["KERAS_BACKEND"] = (backends or ["tensorflow"])[0]
     import keras
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a client's file is refused or restored, either way in full
@@ -145,7 +145,7 @@ class Service:
         self._require_few([(0, 0)] * len(texts))
         opened = [_open(text, f"image {number}") for number, text in enumerate(texts)]
         self._require([(image.height, image.width, len(image.getbands())) for image, _ in opened])
-        pixels = [_pixels(*each, f"image {number}") for number, each in enumerate(opened)]
+        pixels = [_pixels(image, data, f"image {number}") for number, (image, data) in enumerate(opened)]
         restored = [""] * len(pixels)
         for shape in dict.fromkeys(image.shape for image in pixels):
             places = [place for place, image in enumerate(pixels) if image.shape == shape]
@@ -157,12 +157,12 @@ class Service:
     def _require_few(self, sizes: Sequence[tuple[int, ...]]) -> None:
         """Refuse more or larger images ``(H, W, ...)`` than allowed."""
         pixels = [size[0] * size[1] for size in sizes]
-        found = {
+        amounts = {
             "DAE_MAX_IMAGES": ("a request may hold {} images", len(sizes)),
             "DAE_MAX_IMAGE_PIXELS": ("an image may have {} pixels", max(pixels)),
             "DAE_MAX_REQUEST_PIXELS": ("the images of a request may have {} pixels together", sum(pixels)),
         }
-        for name, (rule, count) in found.items():
+        for name, (rule, count) in amounts.items():
             if count > self._limits[name]:
                 raise ScoringError(f"{rule.format(self._limits[name])} ({name}), received {count}")
 
@@ -176,7 +176,7 @@ class Service:
                 raise ScoringError(f"images must have 1 or 3 channels, {received}")
             if min(size) < MIN_SIDE:
                 raise ScoringError(f"images must be at least {MIN_SIDE} pixels high and wide, {received}")
-            if any(fixed not in (None, given) for fixed, given in zip(self._size, size, strict=True)):
+            if any(fixed not in (None, side) for fixed, side in zip(self._size, size, strict=True)):
                 raise ScoringError(f"this model takes images of {self._size[0]}x{self._size[1]}, {received}")
 
     def _restore(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -186,11 +186,11 @@ class Service:
             return np.asarray(threefold.mean(axis=3, keepdims=True))
         if images.shape[3] > self._channels:
             planes = np.moveaxis(images, 3, 1)
-            each = self._restore(planes.reshape(-1, *images.shape[1:3], 1))
-            return np.ascontiguousarray(np.moveaxis(each.reshape(planes.shape), 1, 3))
+            grey = self._restore(planes.reshape(-1, *images.shape[1:3], 1))
+            return np.ascontiguousarray(np.moveaxis(grey.reshape(planes.shape), 1, 3))
         batch = max(1, min(BATCH, BATCH_PIXELS // math.prod(images.shape[1:3])))
         try:
-            # Keras makes its function at the first call, which must not happen twice at once; each pass has all cores anyway.
+            # Keras builds its function at the first call, which must not happen in two threads. Each pass uses all cores.
             with self._one_at_a_time:
                 parts = [self._model.predict_on_batch(images[i : i + batch]) for i in range(0, len(images), batch)]
         except Exception as error:
@@ -208,8 +208,8 @@ def _numbers(value: Any, most: int) -> NDArray[np.floating[Any]]:
         return value
     if not isinstance(value, list):
         numbers = isinstance(value, np.ndarray)
-        found = f"{value.dtype}: make it floats on the scale of 0 to 1" if numbers else _named({type(value)})
-        raise ScoringError(f"inputs must be {FORMS}, received {found}")
+        received = f"{value.dtype}: make it floats on the scale of 0 to 1" if numbers else _named({type(value)})
+        raise ScoringError(f"inputs must be {FORMS}, received {received}")
     level, shape = value, [len(value)]
     while (kinds := set(map(type, level))) == {list}:
         sizes = set(map(len, level))
@@ -230,9 +230,7 @@ def _numbers(value: Any, most: int) -> NDArray[np.floating[Any]]:
 
 
 def _named(types: set[type]) -> str:
-    return " and ".join(
-        sorted({JSON_NAMES.get(each, "null" if each is type(None) else each.__name__) for each in types})
-    )
+    return " and ".join(sorted({JSON_NAMES.get(cls, "null" if cls is type(None) else cls.__name__) for cls in types}))
 
 
 def _images(array: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -271,13 +269,13 @@ def _open(text: str, name: str) -> tuple[Any, bytes]:
     except Exception as error:  # decoders raise whatever the damage makes them
         raise ScoringError(f"{name}: must be a PNG, JPEG or TIFF file, and is not or is damaged") from error
     if several or image.mode not in ("L", "RGB", "I;16", "I;16B") or "transparency" in image.info:
-        found = "more than one page" if several else f"mode {image.mode}"
+        received = "more than one page" if several else f"mode {image.mode}"
         raise ScoringError(
-            f"{name}: must be one grey or RGB image of 8 or 16 bits, without transparency or palette, received {found}"
+            f"{name}: must be one grey or RGB image of 8 or 16 bits, without transparency or palette, received {received}"
         )
     if image.format == "TIFF" and (turned or 338 in image.tag_v2):  # Pillow would turn the pixels, and drop a channel
-        found = "an orientation of its own" if turned else "extra samples"
-        raise ScoringError(f"{name}: must be a TIFF file stored upright, of grey or RGB alone, received {found}")
+        received = "an orientation of its own" if turned else "extra samples"
+        raise ScoringError(f"{name}: must be a TIFF file stored upright, of grey or RGB alone, received {received}")
     if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > SCANS:  # each is decoded as a whole image
         raise ScoringError(f"{name}: must be a JPEG file of at most {SCANS} scans, received {scans}")
     return image, data

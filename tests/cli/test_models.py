@@ -125,7 +125,7 @@ def test_of_a_model_that_is_not_there() -> None:
 @pytest.mark.usefixtures("story")
 def test_an_alias_moved_by_other_means_is_told() -> None:
     registry.set_alias("dae", registry.CHAMPION, "2")
-    assert "alias champion of dae names version 2, the ledger version 3" in dae("models")[2]
+    assert "alias champion of dae names version 2, the audit log version 3" in dae("models")[2]
     out = dae("models", "live")[1]
     assert out.startswith("dae version 2 is live since ")
     assert "found by unknown: the alias had been moved by other means" in out

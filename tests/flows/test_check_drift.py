@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectNotFound
 
 from dae.config.schema import ConfigError, DataConfig, ModelConfig, PipelineConfig, TrackingConfig
 from dae.data import datasets, noisy_datasets
-from dae.evaluation.scores import evaluate
+from dae.evaluation.scores import evaluate_model
 from dae.monitoring import staleness
 from dae.monitoring.staleness import StalenessPolicy
 from dae.networks import build
@@ -135,7 +135,7 @@ def fallen_champion(home: Path) -> str:
         run_logging.log_inputs(run_id, images, noisy)
         example = np.zeros((1, SIDE, SIDE, 1), np.float32)
         model_id, uri = log_model.log_model(run_id, network, example, "watched")
-        scores, _ = evaluate(make_denoiser(network), noisy, uri)
+        scores, _ = evaluate_model(make_denoiser(network), noisy, uri)
         run_logging.log_scores(run_id, tenth(scores))
     figures = {"epochs": 1, "best_epoch": 1, "best_val_mse": 0.1, "parameters": 1, "seconds": 1.0}
     model = TrainedModel.model_validate({"run_id": run_id, "model_id": model_id, "model_uri": uri, **figures})

@@ -83,7 +83,7 @@ def make_champion(config: PipelineConfig, network: Any = None, change: Callable[
     with open_run(config, "none") as run_id:
         run_logging.log_inputs(run_id, images, noisy)
         model_id, uri = log_model.log_model(run_id, network, np.zeros((1, SIDE, SIDE, 1), np.float32), "dae")
-        scores, _ = scores_module.evaluate(make_denoiser(network), noisy, uri)
+        scores, _ = scores_module.evaluate_model(make_denoiser(network), noisy, uri)
         run_logging.log_scores(run_id, change(scores))
     figures = {"epochs": 1, "best_epoch": 1, "best_val_mse": 0.1, "parameters": 1, "seconds": 1.0}
     model = TrainedModel.model_validate({"run_id": run_id, "model_id": model_id, "model_uri": uri, **figures})

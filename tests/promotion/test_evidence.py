@@ -15,7 +15,7 @@ from dae import storage
 from dae.config.schema import ChampionPolicy, ConfigError, GateConfig, NoiseConfig, PipelineConfig
 from dae.data import datasets, noisy_datasets
 from dae.data.arrays import DataError
-from dae.evaluation.scores import evaluate
+from dae.evaluation.scores import evaluate_model
 from dae.networks.predict import make_denoiser
 from dae.noise.kinds import Gaussian, Speckle
 from dae.promotion import registry
@@ -61,7 +61,7 @@ def version(model: keras.Model, shape: tuple[int, ...] = (12, 12, 1)) -> Candida
 
 
 def make_evaluator(candidate: Candidate, noisy: NoisySets, policy: GateConfig = POLICY) -> CandidateEvaluator:
-    scores, _ = evaluate(make_denoiser(models.load_model(candidate.model_uri)), noisy, candidate.model_uri)
+    scores, _ = evaluate_model(make_denoiser(models.load_model(candidate.model_uri)), noisy, candidate.model_uri)
     return CandidateEvaluator(candidate, scores, noisy, policy)
 
 
