@@ -1,4 +1,4 @@
-"""Tables of what can be added to: noise kinds, networks, losses, metrics, classical baselines and checks of the gate.
+"""Tables of extension points: noise kinds, networks, losses, metrics, classical baselines and checks of the gate.
 
 A table maps a short name to a reference ``package.module:name``, which is imported when it is used. To add one, write it in a
 module and add its line here. From then on it is in the configuration's schema, in the tables and figures, in MLflow and in the
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -58,14 +58,14 @@ class Table:
         Raises
         ------
         ExtensionError
-            If there is none, or it is a user's own and may not be imported.
+            If there is none, or it is a user's own and may not or cannot be imported.
         """
         if name in self._entries:
             return name
         own = ", or your own as package.module:name" if self.open_to_users else ""
         if not self.open_to_users or not REFERENCE.fullmatch(name):
             raise ExtensionError(f"must be a {self.title}: {', '.join(self)}{own}; received {name!r}")
-        require_allowed(name)
+        import_users_own(name)  # a wrong reference is refused at once, with the path of the field
         return name
 
     def load(self, name: str) -> Any:
@@ -76,7 +76,9 @@ class Table:
         ExtensionError
             As `require` does, or if it cannot be imported.
         """
-        entry = self._entries.get(self.require(name), name)
+        if name not in self._entries:
+            return import_users_own(self.require(name))
+        entry = self._entries[name]
         return import_object(entry) if isinstance(entry, str) else entry
 
     def items(self) -> Iterator[tuple[str, Any]]:
@@ -93,7 +95,14 @@ class Table:
         name : str
         entry : object
             The object itself, or its reference.
+
+        Raises
+        ------
+        ExtensionError
+            If there is an entry of this name.
         """
+        if name in self._entries:
+            raise ExtensionError(f"{name} is a {self.title} already; choose another name")
         self._entries[name] = entry
         try:
             yield
@@ -112,32 +121,49 @@ def import_object(reference: str) -> Any:
     module, _, name = reference.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a user's module may raise anything
         raise ExtensionError(f"{reference} cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def require_allowed(reference: str) -> None:
-    """Refuse a reference to a package that this machine does not allow.
+def import_users_own(reference: str) -> Any:
+    """Import a user's own object: a function or class that is defined in a package that this machine allows.
 
     Raises
     ------
     ExtensionError
-        Naming the environment variable.
+        If the package is not allowed, or the object cannot be imported, is neither, or comes from another package.
     """
-    package = reference.partition(":")[0].partition(".")[0]
-    allowed = [name.strip() for name in os.environ.get(ALLOWED, "").split(",") if name.strip()]
-    if package not in allowed:
+    package = _top_package(reference.partition(":")[0])
+    if package not in [name.strip() for name in os.environ.get(ALLOWED, "").split(",")]:
         raise ExtensionError(
-            f"{reference} may not be imported: {ALLOWED} must name the package {package}, "
-            f"received {', '.join(allowed) or 'nothing'}; set it on each machine that reads this configuration"
+            f"{reference} may not be imported: {ALLOWED} must name the package {package}; set it on each machine that "
+            "reads this configuration"
         )
+    entry = import_object(reference)
+    if not callable(entry) or _top_package(getattr(entry, "__module__", "")) != package:
+        raise ExtensionError(
+            f"{reference} must be a function or class that is defined in {package}, received {entry!r}"
+        )
+    return entry
+
+
+def _top_package(module: str | None) -> str:
+    return (module or "").partition(".")[0]
 
 
 def source_sha256(reference: str) -> str:
-    """Return the SHA-256 of the source file that a user's object is defined in, ``unknown`` where there is none."""
-    spec = importlib.util.find_spec(reference.partition(":")[0])
-    path = Path(spec.origin) if spec and spec.origin else None
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else "unknown"
+    """Return the SHA-256 of the source file that a user's object is defined in, ``unknown`` where there is none.
+
+    Raises
+    ------
+    ExtensionError
+        As `import_users_own` does.
+    """
+    try:
+        path = inspect.getsourcefile(import_users_own(reference))
+    except TypeError:
+        path = None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else "unknown"
 
 
 NOISE_KINDS = Table(

@@ -51,6 +51,10 @@ class Banding(NoiseKind):
         images += self.height * rng.random((len(images), images.shape[1], 1, 1)) > 0.5
 
 
+class Unfinished(NoiseKind):
+    kind: str
+
+
 def small(shape, seed, depth=1):
     x = inputs = Input((None, None, shape[2]))
     for _ in range(depth):
@@ -239,6 +243,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A user's package that the machine allows; its name."""
     (tmp_path / "ownpackage").mkdir()
     (tmp_path / "ownpackage" / "parts.py").write_text(OWN)
+    (tmp_path / "ownpackage" / "broken.py").write_text("raise RuntimeError('half of it')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv(extensions.ALLOWED, "other, ownpackage")
     for name in [name for name in sys.modules if name.startswith("ownpackage")]:
@@ -255,7 +260,7 @@ def test_a_users_own_is_imported_only_from_packages_that_the_machine_allows(
         f"train.loss={own}:huber",
         f"noise.kinds.0={{kind: '{own}:Banding'}}",
     ):
-        with pytest.raises(ConfigError, match="DAE_ALLOWED_PACKAGES must name the package ownpackage, received other"):
+        with pytest.raises(ConfigError, match="DAE_ALLOWED_PACKAGES must name the package ownpackage; set it"):
             loading.load(settings=[setting])
     assert own not in sys.modules
 
@@ -289,10 +294,15 @@ def test_a_users_own_network_noise_and_loss_are_trained_and_recorded(own: str, h
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("model.architecture={own}:gone", "cannot be imported: AttributeError"),
-        ("train.loss={own}.gone:huber", "cannot be imported: ModuleNotFoundError"),
+        ("model.architecture={own}:gone", "model.architecture: .* cannot be imported: AttributeError"),
+        ("train.loss=ownpackage.gone:huber", "train.loss: .* cannot be imported: ModuleNotFoundError"),
         ("noise.kinds.0={{kind: '{own}:small'}}", "must be a subclass of dae.noise.kinds.NoiseKind"),
         ("noise.kinds.0={{kind: '{own}:Banding', width: 3}}", "noise.kinds.0.width: unknown key"),
+        ("model.architecture={own}:np", "must be a function or class that is defined in ownpackage"),
+        ("train.loss={own}:layers", "must be a function or class that is defined in ownpackage"),
+        ("noise.kinds.0={{kind: '{own}:NoiseKind'}}", "must be a function or class that is defined in ownpackage"),
+        ("noise.kinds.0={{kind: '{own}:Unfinished'}}", "must be a subclass of dae.noise.kinds.NoiseKind"),
+        ("train.loss=ownpackage.broken:huber", "train.loss: .* cannot be imported: RuntimeError: half of it"),
         ("model.architecture=os.path", "must be a network: unet, article, or your own as package.module:name"),
     ],
 )
@@ -308,3 +318,57 @@ def test_a_reference_that_is_wrong_is_refused_with_its_path(own: str, setting: s
 
 def test_a_kind_keeps_its_class_through_the_configuration() -> None:
     assert NoiseConfig.model_validate({"kinds": [Gaussian(variance=0.3)]}).kinds == (Gaussian(variance=0.3),)
+
+
+def test_the_source_of_a_users_own_is_part_of_the_digests_of_the_run_and_of_its_noise(
+    own: str, home: Path, tmp_path: Path
+) -> None:
+    config = small_config(home, noise={"kinds": [{"kind": f"{own}:Banding"}]})
+    before = config.digest, noisy_sets(config).validation.path
+    parts = tmp_path / "ownpackage" / "parts.py"
+    parts.write_text(parts.read_text().replace("> 0.5", "> 0.1"))
+    assert config.digest != before[0]
+    assert noisy_sets(config).validation.path != before[1]
+
+
+def test_prefect_takes_a_users_own_in_the_parameters_of_a_flow(own: str) -> None:
+    from prefect.utilities.callables import parameter_schema
+    from prefect.utilities.schema_tools.validation import validate
+
+    from flows.train import train_denoiser
+
+    schema = parameter_schema(train_denoiser).model_dump()
+    kinds = [{"kind": f"{own}:Banding", "height": 0.2}, {"kind": "gaussian", "variance": {"low": 0.1, "high": 0.2}}]
+    tree = {"noise": {"kinds": kinds}, "model": {"architecture": f"{own}:small"}, "train": {"loss": f"{own}:huber"}}
+    assert not validate({"config": tree}, schema, raise_on_error=False)
+    wrong = {"noise": {"kinds": [{"kind": "gaussian", "peak": 3}]}}
+    assert validate({"config": wrong}, schema, raise_on_error=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 2}, "model.options must not hold fields of model, received width"),
+        ({"depth": 2}, "model.options must be parameters of unet"),
+    ],
+)
+def test_options_of_a_network_neither_pass_by_the_schema_nor_are_unknown(options: dict[str, Any], message: str) -> None:
+    config = PipelineConfig.model_validate({"model": {"options": options}})
+    with pytest.raises(ConfigError, match=message):
+        build.require_image_shape(config.model, (28, 28, 1))
+
+
+def test_a_network_may_take_any_option() -> None:
+    def free(shape: tuple[int, int, int], seed: int | None, **options: int) -> keras.Model:
+        inputs = keras.Input(shape)
+        return keras.Model(inputs, keras.layers.Conv2D(shape[2], options["size"], padding="same")(inputs))
+
+    with extensions.NETWORKS.added("free", free):
+        config = PipelineConfig.model_validate({"model": {"architecture": "free", "options": {"size": 1}}})
+        assert build.build_network(config.model, (8, 8, 1)).count_params() == 2
+
+
+def test_a_built_in_entry_is_not_replaced() -> None:
+    with pytest.raises(extensions.ExtensionError, match="mse is a loss already"), extensions.LOSSES.added("mse", None):
+        pass
+    assert "mse" in extensions.LOSSES

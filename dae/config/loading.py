@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dae.config.schema import SECTIONS, ConfigError, PipelineConfig, add_former_defaults, with_present_names
-
-logger = logging.getLogger(__name__)
+from dae.config.schema import (
+    SECTIONS,
+    ConfigError,
+    PipelineConfig,
+    add_former_defaults,
+    warn_of_former_name,
+    with_present_names,
+)
 
 
 def load(path: Path | None = None, settings: Iterable[str] = ()) -> PipelineConfig:
@@ -91,12 +95,12 @@ def validate(tree: Any) -> PipelineConfig:
 
 
 def _with_present_names(tree: Any) -> Any:
-    """Return a tree with fields under their present names, so that what is said of them has these."""
+    """Return a tree with fields under their present names, so that error messages use these."""
     if not isinstance(tree, dict):
         return tree
     sections = {name: section for name, section in SECTIONS.items() if isinstance(tree.get(name), dict)}
     try:
-        return tree | {name: with_present_names(tree[name], made.former_names) for name, made in sections.items()}
+        return tree | {name: with_present_names(tree[name], section) for name, section in sections.items()}
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -145,7 +149,7 @@ def _key(tree: Any, name: str, path: str) -> str | int:
             raise ConfigError(f"{path}: must be a position from 0 to {len(tree) - 1}")
         return int(name)
     if name not in tree and (present := _present_name(path)) in tree:
-        logger.warning("configuration: %s is now called %s", name, present)
+        warn_of_former_name(path, f"{path.rpartition('.')[0]}.{present}")
         return present
     if name not in tree:
         raise ConfigError(f"{path}: unknown key; known here: {', '.join(tree)}")

@@ -33,11 +33,12 @@ OWN = f"""\
 
 `model.architecture`, `kind` of a noise and `train.loss` also take `package.module:name`. Set the environment variable
 `{extensions.ALLOWED}` to the top-level packages, separated by commas, that a configuration may name, on each machine that reads
-the configuration. The run records the SHA-256 of the source file as a tag `source_sha256.package.module:name`.
+the configuration. Naming a module of such a package runs its code, so name only packages that you trust. The run records the
+SHA-256 of the source file as a tag `source_sha256.package.module:name`; other source is another configuration.
 
 * A network is a function `(shape, seed, **options)` that returns a `keras.Model`; `model.options` holds its options. Made of
   Keras's layers, its stored model opens in plain Keras.
-* A noise kind is a subclass of `dae.noise.kinds.NoiseKind`, with `kind: str`.
+* A noise kind is a subclass of `dae.noise.kinds.NoiseKind`. Its field is `kind: str`, since its kind is this reference.
 * A loss is a function of clean and restored images that returns a value for each image or pixel.
 """
 

@@ -44,7 +44,7 @@ class ConfigError(ValueError):
     """A configuration was refused; the message has one line a field, with its path."""
 
 
-def with_present_names(tree: dict[str, Any], names: Mapping[str, str], *, warn: bool = True) -> dict[str, Any]:
+def with_present_names(tree: dict[str, Any], section: type[Section], *, warn: bool = True) -> dict[str, Any]:
     """Return a section's tree with its fields under their present names, and warn of each former one.
 
     Raises
@@ -52,16 +52,17 @@ def with_present_names(tree: dict[str, Any], names: Mapping[str, str], *, warn: 
     ValueError
         If a field is given under both of its names.
     """
+    names = section.former_names
     for former in names.keys() & tree.keys():
         if names[former] in tree:
-            raise ValueError(f"{former} is the former name of {names[former]}: leave it out")
+            raise ValueError(f"{section.path}.{former}: is the former name of {names[former]}; leave it out")
         if warn:
-            _warn_of(former, names[former])
+            warn_of_former_name(f"{section.path}.{former}", f"{section.path}.{names[former]}")
     return {names.get(key, key): value for key, value in tree.items()}
 
 
 @functools.cache
-def _warn_of(former: str, present: str) -> None:
+def warn_of_former_name(former: str, present: str) -> None:
     """Warn once a process."""
     logger.warning("configuration: %s is now called %s", former, present)
 
@@ -90,14 +91,15 @@ class NameIn:
 
 
 class Section(FrozenModel):
-    """A section of the configuration. `former_names` maps what its fields were called to what they are called now."""
+    """A section of the configuration, at its `path`. `former_names` maps the former names of its fields to the present ones."""
 
+    path: ClassVar[str] = ""
     former_names: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _read_former_names(cls, tree: Any) -> Any:
-        return with_present_names(tree, cls.former_names) if isinstance(tree, dict) else tree
+        return with_present_names(tree, cls) if isinstance(tree, dict) else tree
 
 
 class DataConfig(Section):
@@ -107,6 +109,7 @@ class DataConfig(Section):
     the project's folder.
     """
 
+    path: ClassVar[str] = "data"
     former_names: ClassVar[Mapping[str, str]] = {"also": "extra_source"}
 
     source: Annotated[str, Field(min_length=1)] = Field(
@@ -160,6 +163,10 @@ class NoiseConfig(FrozenModel):
     def shares(self) -> dict[str, float]:
         """Return the share of the images that get each kind, as drawn and as a file holds it, as `kinds.noise_shares` does."""
         return noise_shares(self.kinds, self.file_share)
+
+    def user_sources(self) -> dict[str, str]:
+        """Return the SHA-256 of the source of each user's own kind of noise, by its reference."""
+        return {kind.kind: source_sha256(kind.kind) for kind in self.kinds if ":" in kind.kind}
 
     @model_validator(mode="before")
     @classmethod
@@ -270,6 +277,7 @@ class SmokeTestPolicy(FrozenModel):
 class GateConfig(Section):
     """What a model must show before it is promoted. A gate without a check of quality promotes nothing."""
 
+    path: ClassVar[str] = "gate"
     former_names: ClassVar[Mapping[str, str]] = {"beat_nothing": "beat_noisy_input", "works": "smoke_test"}
 
     max_val_mse: Positive | None = Field(
@@ -364,12 +372,14 @@ class PipelineConfig(FrozenModel):
             }
             if self.gate.clean_input == CLEAN_INPUT:
                 del tree["gate"]["clean_input"]
+        if sources := self.user_sources():
+            tree["sources"] = sources
         return config_sha256(tree)
 
     def user_sources(self) -> dict[str, str]:
         """Return the SHA-256 of the source of each user's own object that is configured, by its reference."""
-        names = [self.model.architecture, self.train.loss, *(kind.kind for kind in self.noise.kinds)]
-        return {name: source_sha256(name) for name in names if ":" in name}
+        names = [name for name in (self.model.architecture, self.train.loss) if ":" in name]
+        return {name: source_sha256(name) for name in names} | self.noise.user_sources()
 
     def flat(self) -> dict[str, str | int | float | bool | None]:
         """Return every value under its dotted path; a kind of noise stands under its name."""
@@ -397,7 +407,7 @@ def with_former_names(tree: dict[str, Any]) -> dict[str, Any]:
 def add_former_defaults(tree: dict[str, Any]) -> dict[str, Any]:
     """Return the tree of a recorded configuration, which is whole, with what runs did before there were fields for it."""
     tree = tree | {
-        name: with_present_names(tree[name], section.former_names, warn=False)
+        name: with_present_names(tree[name], section, warn=False)
         for name, section in SECTIONS.items()
         if isinstance(tree.get(name), dict)
     }

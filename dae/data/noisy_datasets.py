@@ -156,7 +156,9 @@ def _stored_sha256(folder: Path) -> str:
 
 
 def _law(config: NoiseConfig) -> dict[str, object]:
-    return config.model_dump(mode="json", exclude={"training"})
+    """Return what the noise depends on: the configuration, and the source of a user's own kinds."""
+    sources = {"sources": config.user_sources()} if config.user_sources() else {}
+    return config.model_dump(mode="json", exclude={"training"}) | sources
 
 
 def _write(images: ImageSet, config: NoiseConfig, split: str, folder: Path) -> str:

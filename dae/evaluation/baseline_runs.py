@@ -20,7 +20,7 @@ def log_baseline(
 
     Parameters
     ----------
-    result : Contender
+    result : BaselineResult
         A classical method.
     config : PipelineConfig
     images : ImageSets

@@ -76,13 +76,16 @@ def require_image_shape(config: ModelConfig, shape: tuple[int, int, int]) -> Non
 
 
 def _options(config: ModelConfig, network: Callable[..., Any]) -> dict[str, Any]:
-    known = list(inspect.signature(network).parameters)[2:]
-    if unknown := config.options.keys() - set(known):
+    parameters = list(inspect.signature(network).parameters.values())[2:]
+    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    fields = config.model_dump(exclude={"architecture", "options"})
+    if configured := fields.keys() & config.options.keys():
+        raise ConfigError(f"model.options must not hold fields of model, received {', '.join(sorted(configured))}")
+    if (unknown := config.options.keys() - set(known)) and len(known) == len(parameters):
         raise ConfigError(
             f"model.options must be parameters of {config.architecture} ({', '.join(known) or 'it has none'}), "
             f"received {', '.join(sorted(unknown))}"
         )
-    fields = config.model_dump(exclude={"architecture", "options"})
     return {name: value for name, value in fields.items() if name in known} | config.options
 
 

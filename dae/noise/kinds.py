@@ -8,6 +8,7 @@ default strengths are those of
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from pydantic_core import core_schema
 
-from dae.extensions import NOISE_KINDS, ExtensionError
+from dae.extensions import NOISE_KINDS, REFERENCE, ExtensionError
 from dae.noise.nonzero_pixels import NonzeroPixels
 from dae.noise.sampling import LARGEST_MEAN, draw_poisson_of_levels, draw_standard_normal
 from dae.noise.strength import AmountOrRange, PeakOrRange, StrengthOrRange, StrengthRange
@@ -220,12 +221,10 @@ class _AnyKind:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: Any, handler: Any) -> dict[str, Any]:
-        members = {name: handler(kind.__pydantic_core_schema__) for name, kind in NOISE_KINDS.items()}
-        mapping = {name: member["$ref"] for name, member in members.items() if "$ref" in member}
-        return {
-            "oneOf": list(members.values()),
-            "discriminator": {"propertyName": "kind", "mapping": mapping},
-        }
+        members = [handler(kind.__pydantic_core_schema__) for _, kind in NOISE_KINDS.items()]
+        name = {"type": "string", "pattern": f"^{REFERENCE.pattern}$"}
+        own = {"title": "Your own", "type": "object", "properties": {"kind": name}, "required": ["kind"]}
+        return {"anyOf": [*members, own]}
 
 
 Noise = Annotated[NoiseKind, _AnyKind]
@@ -249,7 +248,7 @@ def make_kind(value: Any) -> NoiseKind:
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         raise ExtensionError(f"must be a kind of noise with its fields, such as {{kind: gaussian}}; received {value!r}")
     kind = NOISE_KINDS.load(value["kind"])
-    if not (isinstance(kind, type) and issubclass(kind, NoiseKind)):
+    if not (isinstance(kind, type) and issubclass(kind, NoiseKind)) or inspect.isabstract(kind):
         raise ExtensionError(f"{value['kind']} must be a subclass of dae.noise.kinds.NoiseKind, received {kind!r}")
     return kind.model_validate(value)
 

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from dae import command_lines
 from dae.config import loading
-from dae.config.schema import PipelineConfig
+from dae.config.schema import ConfigError, PipelineConfig
 from dae.schemas import FrozenModel, ImageSets, NoisySets
 from dae.tracking import models, provenance
 from dae.tracking.client import (
@@ -227,6 +227,8 @@ def read_config(run_id: str) -> PipelineConfig:
             return loading.load_recorded(Path(client.download_artifacts(run_id, "config.yaml", folder)))
     except (MlflowException, OSError) as error:
         raise TrackingError(f"run {run_id} holds no config.yaml: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"run {run_id}: its configuration cannot be read here: {error}") from error
 
 
 def read_resumable_config(reference: str) -> PipelineConfig:

@@ -24,7 +24,7 @@ def measure_training_domain(noisy: NoisySet, *, windows: bool | None = None) -> 
 
     Returns
     -------
-    TrainedOn
+    TrainingDomain
         Noise and brightness from the 1st to the 99th percentile of the images; the intensities of the clean ones.
     """
     levels, means, within, low, high = [], [], [], np.inf, -np.inf

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import yaml
 
 from dae.config.loading import dump, load, validate
-from dae.config.schema import ConfigError, PipelineConfig
+from dae.config.schema import ConfigError, PipelineConfig, warn_of_former_name
 from dae.noise.kinds import Gaussian
 from dae.noise.strength import StrengthRange
 
@@ -215,3 +217,38 @@ def test_an_unknown_key_is_named_whatever_it_looks_like(tmp_path: Path) -> None:
         "train.batch-size: unknown key; received 3",
         "train.learning rate: unknown key; received 2",
     ]
+
+
+FORMER = [
+    ("data", "also", "extra_source", "more"),
+    ("gate", "beat_nothing", "beat_noisy_input", False),
+    ("gate", "works", "smoke_test", None),
+]
+
+
+@pytest.mark.parametrize(("section", "former", "present", "value"), FORMER)
+def test_a_former_name_is_read_with_one_warning_that_has_the_present_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, section: str, former: str, present: str, value: object
+) -> None:
+    path = tmp_path / "former.yaml"
+    path.write_text(yaml.safe_dump({section: {former: value}}))
+    expected = PipelineConfig.model_validate({section: {present: value}})
+    setting = f"{section}.{former}={json.dumps(value)}"
+    readers: list[Callable[[], PipelineConfig]] = [
+        lambda: load(path),
+        lambda: load(settings=[setting]),
+        lambda: PipelineConfig.model_validate(yaml.safe_load(path.read_text())),
+    ]
+    for read in readers:
+        warn_of_former_name.cache_clear()
+        caplog.clear()
+        assert read() == expected
+        assert [record.getMessage() for record in caplog.records] == [
+            f"configuration: {section}.{former} is now called {section}.{present}"
+        ]
+    path.write_text(yaml.safe_dump({section: {former: value, present: value}}))
+    with pytest.raises(ConfigError, match=f"{section}.{former}: is the former name of {present}; leave it out"):
+        load(path)
+    path.write_text(yaml.safe_dump({section: {former: "x", "width": 3}}))
+    with pytest.raises(ConfigError, match=rf"{section}\.width: unknown key"):
+        load(path)

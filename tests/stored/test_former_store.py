@@ -64,7 +64,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(unpacked: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
     """The store in use. Tests only read it."""
     monkeypatch.setenv("DAE_HOME", str(unpacked))
-    schema._warn_of.cache_clear()
+    schema.warn_of_former_name.cache_clear()
     connect()
     caplog.set_level(logging.WARNING)
     return unpacked
