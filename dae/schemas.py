@@ -93,7 +93,7 @@ class NoisySets(FrozenModel):
 
 
 class TrainingDomain(FrozenModel):
-    """What a model was trained on, stored with it, so that it can be told when other images are put to it.
+    """The training domain of a model. It is stored with the model, to warn about images outside of it.
 
     Attributes
     ----------
@@ -134,7 +134,7 @@ class DomainWarning(FrozenModel):
     advice : str
         What to do.
     harmful : bool
-        Whether the model would likely do harm, so that it is asked for by name.
+        Whether the model would likely do harm, so that it must be requested explicitly.
     """
 
     about: Literal["size", "channels", "noise", "clipping", "intensities", "brightness"]

@@ -106,7 +106,7 @@ def approve(
         except ValueError:
             raise ConfigError(f"the flow run must be given by its id, received {flow_run}") from None
         _answer(run_id, {"approve": yes, "who": provenance.current_actor(), "comment": comment})
-    typer.echo(f"{'Approved' if yes else 'Not approved'}: flow run {run_id} goes on.")
+    typer.echo(f"{'Approved' if yes else 'Not approved'}: flow run {run_id} continues.")
 
 
 def _answer(run_id: UUID, answer: dict[str, str | bool]) -> None:

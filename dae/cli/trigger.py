@@ -108,9 +108,9 @@ def _follow(run: FlowRun, deployment_name: str, seconds: float | None, started: 
             state = follow_run(client, run.id, typer.echo, seconds)
         except KeyboardInterrupt:
             stop = command_lines.with_login(f"{command_lines.program_command('prefect')} flow-run cancel {run.id}")
-            typer.echo(f"The run goes on; to stop it: {stop}", err=True)
+            typer.echo(f"The run continues; to stop it: {stop}", err=True)
             raise
-    message = (state.message or "") if state else f"not over after {(seconds or 0) / 60:g} minutes; the run goes on"
+    message = (state.message or "") if state else f"not over after {(seconds or 0) / 60:g} minutes; the run continues"
     outcome = RunOutcome(
         name=run.name,
         ending=describe_ending(state),

@@ -173,16 +173,16 @@ def tune_best_mse(name: str, noisy: NoisySet, rows: NDArray[np.intp]) -> float:
     return float(metrics.mse(setting(damaged), clean).mean())
 
 
-def make_baseline_examples(contender: BaselineResult, noisy: NoisySet, of_a_kind: int = 2) -> Examples:
+def make_baseline_examples(result: BaselineResult, noisy: NoisySet, of_a_kind: int = 2) -> Examples:
     """Return the first test images of each kind among those the method was scored on, with what it makes of them."""
-    rows = sample_rows(noisy, contender.images)
+    rows = sample_rows(noisy, result.images)
     drawn = np.load(noisy.kinds_path)[rows]
     chosen = np.concatenate([rows[drawn == kind][:of_a_kind] for kind in range(len(noisy.kinds))])
     kinds = np.load(noisy.kinds_path)[chosen]
 
     def denoise(damaged: Images) -> Images:
         pairs = zip(kinds, damaged, strict=True)
-        return np.concatenate([contender.settings[kind](image[None]) for kind, image in pairs])
+        return np.concatenate([result.settings[kind](image[None]) for kind, image in pairs])
 
     return make_examples(denoise, noisy, chosen)
 
@@ -194,7 +194,7 @@ def _score(
     known: dict[tuple[str, int, int, Method], PerImageScores],
     advance: Advance,
 ) -> PerImageScores:
-    """Score each kind's images under its setting; what is `known` of another contender is not done again."""
+    """Score the images of each kind under its setting. Results in `known` are reused."""
     drawn = np.load(noisy.kinds_path)[rows]
     parts = []
     for kind, setting in enumerate(settings):

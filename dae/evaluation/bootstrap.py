@@ -1,4 +1,4 @@
-"""Errors of a model beside those of another on the same images, or beside a number, with a bootstrap interval."""
+"""Paired comparison of the errors of two models, or of errors with a number, with a bootstrap interval."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def weighted_interval(
 
 
 def relative_rise(value: Any, reference: Any) -> Any:
-    """Return ``value / reference - 1``: beside a perfect reference what is perfect is no worse, and all else infinitely so.
+    """Return ``value / reference - 1``. Against a reference of 0, a value of 0 gives 0 and any other gives infinity.
 
     Examples
     --------

@@ -15,7 +15,7 @@ from keras.initializers import GlorotUniform, HeNormal, VarianceScaling
 from dae import random_streams
 
 SCALE = 4
-"""Work at the deepest scale is done on cells of so many pixels a side."""
+"""Side in pixels of a cell at the deepest scale."""
 GLOBAL_WIDTH = 64
 BLANK = 5
 """Side of a block of pixels whose middle is blank, and holds no noise, if all have one value."""
@@ -40,7 +40,7 @@ def build_unet(
     Returns
     -------
     keras.Model
-        Maps noisy float32 images ``(N, H, W, C)``, unclipped, to restored ones in [0, 1], but for what is blank.
+        Maps noisy float32 images ``(N, H, W, C)``, unclipped, to restored ones in [0, 1], except blank pixels.
 
     Notes
     -----

@@ -11,12 +11,12 @@ from dae.schemas import Images
 
 LARGEST_PATCH = 256
 PATCHES = 64
-"""Of an image that are looked at, and along an axis that they are chosen from."""
+"""Number of patches of an image that are examined, and of candidates along an axis."""
 PERCENTILES = (1, 99)
 NORMAL_MAD, NEIGHBOURS = 0.6745, 5
 """Median absolute value of a standard normal variable; side of a neighbourhood in pixels."""
 BLANK = 4 / 255
-"""Range of the values, beside the highest, of a patch that shows nothing: JPEG moves those near an edge by so much."""
+"""Range of the values of a blank patch, relative to the highest: JPEG changes values near an edge by this much."""
 
 
 def estimate_sigma(images: Images) -> NDArray[np.float64]:
@@ -57,7 +57,7 @@ def _sigma(plane: Images) -> float:
 
 
 def _is_blank(plane: Images) -> NDArray[np.bool_]:
-    """Return where a channel ``(H, W)`` shows nothing: its neighbourhood has one value, but for what JPEG makes of it."""
+    """Return a mask of the blank pixels of a channel ``(H, W)``: the neighbourhood has one value, except for JPEG's errors."""
     from scipy import ndimage
 
     span = ndimage.maximum_filter(plane, NEIGHBOURS) - ndimage.minimum_filter(plane, NEIGHBOURS)

@@ -43,7 +43,7 @@ class StrengthRange(FrozenModel):
         return self
 
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Return so many strengths, independent of each other; shape ``(count,)``."""
+        """Return `count` independent strengths, shape ``(count,)``."""
         drawn = np.exp(rng.uniform(math.log(self.low), math.log(self.high), count))
         return np.clip(drawn, self.low, self.high)
 

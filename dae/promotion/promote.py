@@ -122,7 +122,8 @@ def _decide(
         return decision
     if answer is None or (answer.event, answer.champion) != (decision.event, result.champion):
         return _refuse(
-            decision, "the verdict or the champion changed after a person was, or was not, asked; promote it anew"
+            decision,
+            "the verdict or the champion changed since approval was requested, or it was not requested; promote it again",
         )
     if answer.approved:
         comment = "; ".join(filter(None, (decision.reason, f"approved by {answer.who}", answer.comment)))

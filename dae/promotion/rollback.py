@@ -45,7 +45,7 @@ def rollback(
     _protect_run_of(name, target)
     unrecorded = _require_working(name, target, champion, run_smoke_test(target))
     if unrecorded:  # old versions lack these records, and a rollback to one of them must be possible
-        reason = f"{reason} (it works; what it was when it was logged is not on record)"
+        reason = f"{reason} (it works; no digest or outputs were recorded)"
     try:
         # The audit log was read before the smoke test, which takes a while: `append_entry` detects whether it has changed.
         entry = audit_log.append_entry(

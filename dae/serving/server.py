@@ -69,7 +69,7 @@ def load_served_model(reference: str) -> ServedModel:
     with runtime.silence_stderr():
         model = mlflow.pyfunc.load_model(located.uri, suppress_warnings=True)
         if "dae_scoring" not in model.loader_module:
-            raise models.ModelError(f"{located.uri} was logged without what serves it; train it anew")
+            raise models.ModelError(f"{located.uri} was logged without serving code; train it again")
         model.predict(model.input_example)
     return ServedModel(model, located)
 

@@ -53,14 +53,14 @@ def compare_deployment(specified: Deployment, current: DeploymentResponse | None
 
 def compare_unspecified(current: DeploymentResponse) -> DeploymentDiff:
     """Return a deployment of this project that no file specifies, such as one that was removed. A paused one is accepted."""
-    differences = () if current.paused else (f"asked for nowhere, and runs {current.entrypoint}",)
+    differences = () if current.paused else (f"not specified, and runs {current.entrypoint}",)
     return DeploymentDiff(kind="deployment", name=current.name, differences=differences)
 
 
 def compare_automation(specified: AutomationCore, current: Sequence[Automation]) -> DeploymentDiff:
     """Compare an automation with those of its name. A disabled one is a difference, and so is a duplicate."""
     item = _item("automation", specified.name, _plain(specified), _plain(current[0]) if current else None)
-    duplicates = (f"asked for once, found {len(current)} times",) if len(current) > 1 else ()
+    duplicates = (f"specified once, found {len(current)} times",) if len(current) > 1 else ()
     return item.model_copy(update={"differences": item.differences + duplicates})
 
 
@@ -121,7 +121,7 @@ def _lines(specified: Any, current: Any, path: str = "") -> list[str]:
             for key in keys
             for line in _lines(specified.get(key), current.get(key), f"{path}.{key}" if path else key)
         ]
-    return [] if specified == current else [f"{path}: asked for {_short(specified)}, found {_short(current)}"]
+    return [] if specified == current else [f"{path}: specified {_short(specified)}, found {_short(current)}"]
 
 
 def _short(value: Any, max_length: int = 120) -> str:

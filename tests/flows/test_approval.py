@@ -87,7 +87,7 @@ def test_it_is_promoted_once_a_person_approves(waiting: tuple[Future[PromotionRe
     assert registry.find_champion(NAME) is None
     answered = CliRunner().invoke(app, ["approve", str(flow_run), "--yes", "--comment", "looks fine"])
     assert answered.exit_code == 0, answered.stderr
-    assert answered.stdout == f"Approved: flow run {flow_run} goes on.\n"
+    assert answered.stdout == f"Approved: flow run {flow_run} continues.\n"
     decision = future.result(timeout=120).version.decision
     assert decision.event == "promoted"
     assert "approved by ada; looks fine" in audit_log.read_entries(NAME)[-1].reason

@@ -71,9 +71,9 @@ def test_what_differs_is_named_and_deploying_puts_it_right(team: Team) -> None:
         assert checked.returncode == 10
         assert "differs   deployment  retrain\n" in checked.stdout
         assert "differs   deployment  retrain-if-stale\n" in checked.stdout
-        assert "paused: asked for false, found true" in checked.stdout
-        assert "enabled: asked for true, found false" in checked.stdout
-        assert "asked for nowhere, and runs flows.train:train_denoiser" in checked.stdout
+        assert "paused: specified false, found true" in checked.stdout
+        assert "enabled: specified true, found false" in checked.stdout
+        assert "not specified, and runs flows.train:train_denoiser" in checked.stdout
         assert "4 of" in checked.stdout
         assert stored(client) == before
         assert team.dae("deploy", "--file", str(file)).returncode == 0

@@ -211,9 +211,9 @@ def test_nobody_is_asked_in_a_dry_run_or_about_a_refusal(register_version: Regis
         (answered(approved=True, comment="looks fine"), "promoted", "approved by ada; looks fine"),
         (answered(approved=False, comment="blurred"), "refused", "not approved by ada: blurred"),
         (answered(approved=None), "refused", "nobody approved it in time"),
-        (None, "refused", "changed after a person was, or was not, asked"),
-        (answered(approved=True, champion="7"), "refused", "changed after a person was, or was not, asked"),
-        (answered(approved=True, event="forced"), "refused", "changed after a person was, or was not, asked"),
+        (None, "refused", "changed since approval was requested"),
+        (answered(approved=True, champion="7"), "refused", "changed since approval was requested"),
+        (answered(approved=True, event="forced"), "refused", "changed since approval was requested"),
     ],
 )
 def test_a_persons_answer_decides(
@@ -432,7 +432,7 @@ def test_rollback_to_a_version_that_does_not_work_changes_nothing(register_versi
 def test_rollback_to_a_version_from_before_digests_were_recorded_works_and_says_so(register_version: Register) -> None:
     decide(register_version())
     decide(register_version())
-    assert "not on record" in rollback(smoke_test=SmokeTestResult(sha256="b")).reason
+    assert "no digest or outputs were recorded" in rollback(smoke_test=SmokeTestResult(sha256="b")).reason
     assert registry.find_champion("dae") == "1"
 
 

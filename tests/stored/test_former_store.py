@@ -242,8 +242,10 @@ def test_every_deployment_still_finds_its_flow_and_fits_its_parameters(
         assert errors_of(tree["parameters"], tree) == []
         flow.validate_parameters(tree["parameters"])
     warnings = [record.message for record in caplog.records if record.name.startswith("dae")]
-    former = {old: present for section in SECTIONS.values() for old, present in section.former_names.items()}
-    assert sorted(warnings) == sorted(f"configuration: {old} is now called {former[old]}" for old in former)
+    former = [(section, *names) for section, fields in SECTIONS.items() for names in fields.former_names.items()]
+    assert sorted(warnings) == sorted(
+        f"configuration: {section}.{old} is now called {section}.{present}" for section, old, present in former
+    )
 
 
 @pytest.mark.usefixtures("store")

@@ -183,12 +183,12 @@ def test_what_was_changed_on_the_server_is_named_and_put_right(deployed: Path, c
     }
     assert [line for line in words(out) if line[0] == "differs"] == lines("differs", differing)
     for said in (
-        "concurrency_limit: asked for 3, found 1",
-        "parameters.config.train.epochs: asked for 8, found 99",
-        "concurrency: asked for [1, ",
-        "schedules: asked for [",
-        "enabled: asked for true, found false",
-        "trigger.within: asked for 25200.0, found 60.0",
+        "concurrency_limit: specified 3, found 1",
+        "parameters.config.train.epochs: specified 8, found 99",
+        "concurrency: specified [1, ",
+        "schedules: specified [",
+        "enabled: specified true, found false",
+        "trigger.within: specified 25200.0, found 60.0",
     ):
         assert said in out, out
 
@@ -217,7 +217,7 @@ def test_a_second_automation_of_one_name_is_named_and_goes(deployed: Path, clien
     client.create_automation(AutomationCore.model_validate(silent.model_dump(exclude={"id", "owner_resource"})))
     code, out, _ = deploy("--check")
     assert (code, out.splitlines()[-1]) == (10, f"1 of 9 differ; {command_lines.dae_command('deploy')} changes that.")
-    assert "asked for once, found 2 times" in out
+    assert "specified once, found 2 times" in out
     assert ["updated", "automation", "dae-crash-silent"] in words(deploy().out)
     assert len(client.read_automations_by_name("dae-crash-silent")) == 1
     assert deploy("--check").out.splitlines()[-1] == "Nothing differs."
@@ -233,7 +233,7 @@ def test_a_project_that_moved_differs_and_its_runs_follow(
         monkeypatch.setenv("DAE_HOME", str(folder))
         code, out, _ = deploy("--check")
         assert code == 10
-        assert f'pull.{place}.directory: asked for "{folder}", found "{before}"' in out
+        assert f'pull.{place}.directory: specified "{folder}", found "{before}"' in out
         assert deploy().code == 0
         for name in SCHEDULED:
             assert client.read_deployment_by_name(name).pull_steps == [{place: {"directory": str(folder)}}]
@@ -256,23 +256,23 @@ def test_another_webhook_differs_and_its_address_is_not_shown(
 
 Change = Callable[[dict[str, Any]], Any]
 CHANGES: dict[str, tuple[Change, str]] = {
-    "description": (lambda tree: tree.update(description="other"), 'description: asked for "other", found "The whole'),
-    "tag": (lambda tree: tree.update(tags=["dae", "new"]), 'tags: asked for ["dae", "new"], found ["dae"]'),
-    "cron": (lambda tree: tree["schedules"][0].update(cron="0 5 * * *"), 'schedules: asked for [["0 5 * * *"'),
+    "description": (lambda tree: tree.update(description="other"), 'description: specified "other", found "The whole'),
+    "tag": (lambda tree: tree.update(tags=["dae", "new"]), 'tags: specified ["dae", "new"], found ["dae"]'),
+    "cron": (lambda tree: tree["schedules"][0].update(cron="0 5 * * *"), 'schedules: specified [["0 5 * * *"'),
     "switched off": (lambda tree: tree["schedules"][0].update(active=False), "false]], found [["),
-    "no schedule": (lambda tree: tree.pop("schedules"), "schedules: asked for [], found [["),
-    "limit": (lambda tree: tree.update(concurrency_limit=None), "concurrency: asked for null, found [1, "),
+    "no schedule": (lambda tree: tree.pop("schedules"), "schedules: specified [], found [["),
+    "limit": (lambda tree: tree.update(concurrency_limit=None), "concurrency: specified null, found [1, "),
     "variable": (
         lambda tree: tree["work_pool"]["job_variables"]["env"].update(DAE_TIMEOUT_HOURS="7"),
-        'job_variables.env.DAE_TIMEOUT_HOURS: asked for "7", found "6"',
+        'job_variables.env.DAE_TIMEOUT_HOURS: specified "7", found "6"',
     ),
     "no variable": (
         lambda tree: tree["work_pool"]["job_variables"].pop("stream_output"),
-        "job_variables.stream_output: asked for null, found false",
+        "job_variables.stream_output: specified null, found false",
     ),
     "pulled": (
         lambda tree: tree.update(pull=[{"prefect.deployments.steps.git_clone": {"repository": "r"}}]),
-        'pull.prefect.deployments.steps.git_clone: asked for {"repository": "r"}, found null',
+        'pull.prefect.deployments.steps.git_clone: specified {"repository": "r"}, found null',
     ),
     "entrypoint": (
         lambda tree: tree.update(entrypoint="flows.check_drift:retrain_if_stale"),
@@ -290,7 +290,7 @@ def test_what_was_changed_in_the_file_is_named(deployed: Path, name: str) -> Non
     code, out, _ = deploy("--check", "--file", str(deployed / "changed.yaml"))
     assert code == 10
     assert said in out, out
-    # Another flow's deployment is another one, and the one there was is asked for nowhere then.
+    # Another flow's deployment is another one, and the one there was is not specified then.
     assert ("2 of 10 differ" if name == "entrypoint" else "1 of 9 differ") in out
 
 
@@ -303,7 +303,7 @@ def test_what_was_changed_in_a_configuration_is_named(deployed: Path) -> None:
     finally:
         file.write_text(text)
     assert code == 10
-    assert "parameters.config.train.epochs: asked for 3, found 2" in out
+    assert "parameters.config.train.epochs: specified 3, found 2" in out
 
 
 # Without a webhook

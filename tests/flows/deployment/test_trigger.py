@@ -571,7 +571,7 @@ def test_waiting_ends_in_time_and_the_run_goes_on(
 ) -> None:
     code, out, _ = worked(lambda other, run: None, "--timeout", "0.01", *files(tmp_path))
     assert code == 3
-    assert "Timed out: not over after 0.01 minutes; the run goes on" in out
+    assert "Timed out: not over after 0.01 minutes; the run continues" in out
     assert suite(tmp_path / "junit.xml").find("testcase/error").get("type") == "timed out"  # type: ignore[union-attr]
     assert [run.state_name for run in runs_of(client, deployed.train)] == ["Running"]
 
@@ -595,7 +595,7 @@ def test_whoever_stops_waiting_is_told_that_the_run_goes_on(
     code, _, err = worked(press)
     (run,) = runs_of(client, deployed.train)
     assert code != 0
-    assert f"The run goes on; to stop it: {command_lines.program_command('prefect')} flow-run cancel {run.id}" in err
+    assert f"The run continues; to stop it: {command_lines.program_command('prefect')} flow-run cancel {run.id}" in err
     assert run.state_name == "Running"
 
 
