@@ -271,7 +271,7 @@ def test_an_alias_moved_by_other_means_is_told_and_noted(register_version: Regis
     decide(register_version())
     registry.set_alias("dae", registry.CHAMPION, "1")
     (note,) = promote.describe_pending("dae")
-    assert "names version 1, the ledger version 2: it was moved by other means than dae" in note
+    assert "names version 1, the audit log version 2: it was moved by other means than dae" in note
     decide(register_version(), passes=False)
     assert history_of()[2:] == [("found", "1", "1"), ("refused", "3", "1")]
     registry.set_alias("dae", registry.CHAMPION, None)
