@@ -169,7 +169,7 @@ class EndOfEpoch(keras.callbacks.Callback):
 def fit_network(
     config: PipelineConfig, images: ImageSets, noisy: NoisySets, folder: Path, report: Report = lambda epoch, row: None
 ) -> tuple[keras.Model, History]:
-    """Train the configured network, or go on with a training that was interrupted.
+    """Train the configured network, or resume an interrupted training.
 
     Parameters
     ----------

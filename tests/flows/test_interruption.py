@@ -80,6 +80,6 @@ def test_a_stopped_command_leaves_no_server_and_a_run_that_can_go_on(
     assert run.info.status == status
     assert output.count("Traceback") == output.count("Exception ignored in")  # by which Python tells of a lost one
     if status == "KILLED":
-        assert re.search(rf"go on with: \S*dae train --resume {run.info.run_id}", output)
+        assert re.search(rf"to resume it: \S*dae train --resume {run.info.run_id}", output)
     assert runs.read_resumable_config(run.info.run_id[:8]).tracking.resume == run.info.run_id
     assert len(list((home / ".dae" / "checkpoints" / run.info.run_id).glob("epoch-*.keras"))) in (1, 2)

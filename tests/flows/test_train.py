@@ -257,13 +257,13 @@ import os, signal, sys
 from dae import runtime
 runtime.configure()
 from dae.config import loading
-from dae.tracking.client import open_run
 from flows.train import train_denoiser
-log_epoch = log_epoch
+module = sys.modules["tasks.train"]
+log_epoch = module.log_epoch
 def log_and_die(run_id, epoch, row):
     log_epoch(run_id, epoch, row)
     os.kill(os.getpid(), signal.SIGKILL)
-log_epoch = log_and_die
+module.log_epoch = log_and_die
 train_denoiser(loading.load(None, sys.argv[1:]))
 """
 
