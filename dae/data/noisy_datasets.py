@@ -157,8 +157,8 @@ def _stored_sha256(folder: Path) -> str:
 
 def _law(config: NoiseConfig) -> dict[str, object]:
     """Return what the noise depends on: the configuration, and the source of a user's own kinds."""
-    sources = {"sources": config.user_sources()} if config.user_sources() else {}
-    return config.model_dump(mode="json", exclude={"training"}) | sources
+    sources = config.user_sources()
+    return config.model_dump(mode="json", exclude={"training"}) | ({"sources": sources} if sources else {})
 
 
 def _write(images: ImageSet, config: NoiseConfig, split: str, folder: Path) -> str:

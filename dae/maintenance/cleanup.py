@@ -117,7 +117,7 @@ def _keeping_aliases(store: Any) -> Any:
     @contextmanager
     def make_session(**options: Any) -> Iterator[Any]:
         with store.ManagedSessionMaker(**options) as session:
-            event.listen(session, "before_flush", refuse)  # of this session only
+            event.listen(session, "before_flush", refuse)  # for this database transaction only
             yield session
 
     keeping = copy.copy(store)

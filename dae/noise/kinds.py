@@ -177,10 +177,10 @@ class Poisson(NoiseKind):
     )
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
-        lit = NonzeroPixels.of(images)
-        peaks = lit.grey_level_peaks() if self.peak == "grey_levels" else self.strengths(len(images), rng)
+        nonzero = NonzeroPixels.of(images)
+        peaks = nonzero.grey_level_peaks() if self.peak == "grey_levels" else self.strengths(len(images), rng)
         peaks = np.broadcast_to(peaks.astype(np.float32), len(images))
-        lit.put(draw_shot_noise(lit, peaks, rng, tables=not isinstance(self.peak, StrengthRange)))
+        nonzero.put(draw_shot_noise(nonzero, peaks, rng, tables=not isinstance(self.peak, StrengthRange)))
 
 
 class Speckle(NoiseKind):
@@ -203,13 +203,13 @@ class Speckle(NoiseKind):
     variance: StrengthOrRange = Field(1.0, description="y = x + x N(0, variance)")
 
     def add_to(self, images: Images, rng: np.random.Generator) -> None:  # noqa: D102
-        lit = NonzeroPixels.of(images)  # elsewhere there is nothing to multiply
-        noise = draw_standard_normal(lit.values.size, rng)
+        nonzero = NonzeroPixels.of(images)  # elsewhere there is nothing to multiply
+        noise = draw_standard_normal(nonzero.values.size, rng)
         sigmas = np.sqrt(self.strengths(len(images), rng)).astype(np.float32)
-        noise *= sigmas if len(sigmas) == 1 else lit.spread(sigmas)
+        noise *= sigmas if len(sigmas) == 1 else nonzero.spread(sigmas)
         noise += 1
-        noise *= lit.values
-        lit.put(noise)
+        noise *= nonzero.values
+        nonzero.put(noise)
 
 
 class _AnyKind:
@@ -253,17 +253,17 @@ def make_kind(value: Any) -> NoiseKind:
     return kind.model_validate(value)
 
 
-def draw_shot_noise(lit: NonzeroPixels, peaks: Images, rng: np.random.Generator, *, tables: bool) -> Images:
-    r"""Return :math:`\mathrm{Poisson}(x v) / v` of lit pixels, the peak :math:`v` of each image given, shape ``(N,)``.
+def draw_shot_noise(nonzero: NonzeroPixels, peaks: Images, rng: np.random.Generator, *, tables: bool) -> Images:
+    r"""Return :math:`\mathrm{Poisson}(x v) / v` of nonzero pixels, the peak :math:`v` of each image given, shape ``(N,)``.
 
     Tables of the laws make it fast, and take so long to compute that they only pay where the same peaks occur again.
     """
     distinct = set(peaks.tolist())
     known = POWERS if distinct <= set(POWERS) else tuple(sorted(distinct))
-    if not tables or lit.levels is None or len(known) > len(POWERS) or max(known) > LARGEST_MEAN:
-        v = lit.spread(peaks)
-        return np.asarray(rng.poisson(lit.values * v) / v, np.float32)
-    return draw_poisson_of_levels(lit.levels, known, lit.spread(np.searchsorted(known, peaks)), rng)
+    if not tables or nonzero.levels is None or len(known) > len(POWERS) or max(known) > LARGEST_MEAN:
+        v = nonzero.spread(peaks)
+        return np.asarray(rng.poisson(nonzero.values * v) / v, np.float32)
+    return draw_poisson_of_levels(nonzero.levels, known, nonzero.spread(np.searchsorted(known, peaks)), rng)
 
 
 def split_rows(rows: NDArray[np.intp], shape: tuple[int, ...]) -> Iterator[NDArray[np.intp]]:

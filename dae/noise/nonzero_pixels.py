@@ -17,7 +17,7 @@ LEVELS = 256
 
 @dataclass(frozen=True)
 class NonzeroPixels:
-    """The pixels above 0 of some images, image after image; all pixels where most are lit.
+    """The pixels above 0 of some images, image after image; all pixels where most are nonzero.
 
     Attributes
     ----------
@@ -35,11 +35,11 @@ class NonzeroPixels:
 
     @classmethod
     def of(cls, images: Images) -> NonzeroPixels:
-        """Find the lit pixels."""
+        """Find the nonzero pixels."""
         pixels = images.reshape(-1)
-        lit = np.flatnonzero(pixels > 0)
+        nonzero = np.flatnonzero(pixels > 0)
         # To pick pixels out and put them back costs more than a few draws in vain.
-        index = lit if 2 * lit.size < pixels.size else slice(None)
+        index = nonzero if 2 * nonzero.size < pixels.size else slice(None)
         return cls(images, index, pixels[index])
 
     def put(self, values: Images) -> None:
